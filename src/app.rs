@@ -1,0 +1,119 @@
+//! The composition root: builds the parts, starts them, waits for a signal, drains.
+
+mod worker;
+
+use std::{io, rc::Rc, time::Duration};
+
+use rustls::pki_types::InvalidDnsNameError;
+use tokio::{task::spawn_local, time::timeout};
+
+use self::worker::Workers;
+use crate::{
+    admin::Admin,
+    clock::Clock,
+    config::Config,
+    http_client::Connector,
+    listener::{HttpLimits, ListenError, Listener},
+    proxy::{InFlightLimit, Proxy},
+    shutdown::{self, Drain, Signals},
+    tls::{self, TlsError},
+    token::{Refresher, TokenClient},
+};
+
+/// How long an exchange that is under way at the end may take, as it may bring a new refresh token.
+const LAST_EXCHANGE: Duration = Duration::from_secs(10);
+/// Probes are small and quick, whatever the application's requests may be.
+const ADMIN_LIMITS: HttpLimits = HttpLimits { idle_timeout: Duration::from_secs(30), max_header_bytes: 8 * 1_024 };
+
+/// Why the sidecar cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// A port is taken.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The certificates of the configuration cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// A URL of the configuration names a host that no certificate can have.
+    #[error("the host of `upstream.url` or `token.url` cannot be a name in a certificate")]
+    Host(#[from] InvalidDnsNameError),
+    /// The kernel refuses a thread, or a worker ended on its own.
+    #[error("the process cannot go on")]
+    Runtime(#[from] io::Error),
+}
+
+/// Runs the sidecar until a signal has it drained. `started` is told the two addresses once they are open.
+///
+/// Must be called within a [`tokio::runtime::LocalRuntime`]: the control thread's.
+///
+/// # Errors
+/// See [`AppError`]. A provider that is down is none.
+pub async fn run(
+    config: Config,
+    mut signals: Signals,
+    started: impl FnOnce(&Listener, &Listener),
+) -> Result<(), AppError> {
+    let clock = Clock::kernel();
+    let (trigger, drain) = shutdown::channel();
+    let (last_call, exchanges_end) = shutdown::channel();
+
+    let token_tls = tls::client_config(&config.token.trust)?;
+    let endpoint = TokenClient::new(&config.token, token_tls)?;
+    let (refresher, tokens, renewal) = Refresher::new(&config.token, endpoint, clock.clone(), rand::make_rng());
+
+    let api_tls = tls::client_config(&config.upstream.trust)?;
+    let connector = Connector::new(&config.upstream.origin, api_tls, config.upstream.connect_timeout)?;
+    let in_flight = InFlightLimit::new(config.upstream.max_in_flight);
+
+    let port = Listener::bind(config.listen.address, config.listen.max_connections)?;
+    let admin_port = Listener::bind(config.admin.address, config.admin.max_connections)?;
+    tracing::info!(
+        address = %port.address(),
+        admin = %admin_port.address(),
+        version = env!("CARGO_PKG_VERSION"),
+        "listening"
+    );
+    started(&port, &admin_port);
+
+    let refresher = spawn_local(refresher.run(exchanges_end));
+    let admin = Admin::new(&config.admin, tokens.clone(), renewal.clone(), clock.clone());
+    spawn_local(serve_admin(admin, admin_port, drain.clone()));
+    let (grace, threads) = (config.shutdown.grace, config.listen.threads);
+    let limits =
+        HttpLimits { idle_timeout: config.listen.idle_timeout, max_header_bytes: config.listen.max_header_bytes };
+    let new_proxy = move || {
+        Proxy::new(&config, connector.clone(), in_flight.clone(), tokens.clone(), renewal.clone(), clock.clone())
+    };
+    let mut workers = Workers::start(threads, port, limits, &drain, new_proxy)?;
+
+    tokio::select! {
+        signal = signals.next() => tracing::info!(signal, grace_s = grace.as_secs(), "draining"),
+        error = workers.failed() => return Err(error.into()),
+    }
+    trigger.start();
+    tokio::select! {
+        drained = timeout(grace, workers.drained()) => match drained {
+            Ok(()) => tracing::info!("drained"),
+            Err(_) => tracing::warn!("requests were cut off: `shutdown.grace` is over"),
+        },
+        signal = signals.next() => tracing::warn!(signal, "requests were cut off by a second signal"),
+    }
+    last_call.start();
+    if timeout(LAST_EXCHANGE, refresher).await.is_err() {
+        tracing::warn!("a token request was cut off");
+    }
+    Ok(())
+}
+
+async fn serve_admin(admin: Admin, port: Listener, drain: Drain) {
+    let admin = Rc::new(admin);
+    let accepted = port.accept(drain.clone(), |accepted| {
+        let (admin, drain) = (Rc::clone(&admin), drain.clone());
+        spawn_local(async move {
+            accepted.serve(ADMIN_LIMITS, drain, |request| std::future::ready(admin.handle(&request))).await;
+        });
+    });
+    if let Err(error) = accepted.await {
+        tracing::error!(%error, "the admin port cannot be served");
+    }
+}

@@ -1,0 +1,119 @@
+//! The threads that serve requests, each with a runtime and a proxy of its own.
+
+use std::{io, rc::Rc, thread};
+
+use tokio::{
+    runtime::{Builder, LocalOptions},
+    sync::mpsc,
+    task::spawn_local,
+};
+
+use crate::{
+    listener::{Accepted, Detached, HttpLimits, Listener, Places},
+    proxy::Proxy,
+    shutdown::Drain,
+};
+
+/// All of them.
+#[derive(Debug)]
+pub(super) struct Workers {
+    /// Each thread sends how it ended, and nothing before.
+    ends: mpsc::Receiver<io::Result<()>>,
+}
+
+impl Workers {
+    /// Starts `count` threads, from 1. The first accepts and hands connections out in turn, so that
+    /// each gets as many as the others however quickly they come.
+    pub(super) fn start(
+        count: usize,
+        port: Listener,
+        limits: HttpLimits,
+        drain: &Drain,
+        new_proxy: impl Fn() -> Proxy + Clone + Send + 'static,
+    ) -> io::Result<Self> {
+        let (ended, ends) = mpsc::channel(count);
+        let places = port.places();
+        let spawn = |number: usize, source: Source| {
+            let (ended, places, drain, new_proxy) = (ended.clone(), places.clone(), drain.clone(), new_proxy.clone());
+            thread::Builder::new().name(format!("proxy-{number}")).spawn(move || {
+                let end = work(source, new_proxy, limits, &places, drain);
+                // An error means that nobody waits any more.
+                let _ = ended.try_send(end);
+            })
+        };
+        let mut lanes = Vec::with_capacity(count - 1);
+        for number in 1..count {
+            let (lane, inbox) = mpsc::unbounded_channel();
+            lanes.push(lane);
+            spawn(number, Source::Lane(inbox))?;
+        }
+        spawn(0, Source::Port(port, lanes))?;
+        Ok(Self { ends })
+    }
+
+    /// Completes when a thread ends although no drain has begun.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing, unless it had completed.
+    pub(super) async fn failed(&mut self) -> io::Error {
+        match self.ends.recv().await {
+            Some(Err(error)) => error,
+            Some(Ok(())) | None => io::Error::other("a thread ended on its own"),
+        }
+    }
+
+    /// Completes when the last connection is closed and the threads have ended.
+    pub(super) async fn drained(&mut self) {
+        while self.ends.recv().await.is_some() {}
+    }
+}
+
+/// Where a thread's connections come from.
+enum Source {
+    /// The port itself; all but every so-manieth go to the other threads.
+    Port(Listener, Vec<mpsc::UnboundedSender<Detached>>),
+    /// The thread that has the port. Never holds more than the port has places.
+    Lane(mpsc::UnboundedReceiver<Detached>),
+}
+
+/// Serves until the drain has begun and no connection is left.
+fn work(
+    source: Source,
+    new_proxy: impl FnOnce() -> Proxy,
+    limits: HttpLimits,
+    places: &Places,
+    drain: Drain,
+) -> io::Result<()> {
+    let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
+    runtime.block_on(async move {
+        let proxy = Rc::new(new_proxy());
+        spawn_local(proxy.sweeps_pool());
+        let serve = |accepted: Accepted| {
+            let (proxy, drain) = (Rc::clone(&proxy), drain.clone());
+            spawn_local(async move {
+                accepted.serve(limits, drain, |request| proxy.handle(request)).await;
+            });
+        };
+        match source {
+            Source::Port(port, lanes) => {
+                let mut turn = 0;
+                port.accept(drain.clone(), |accepted| {
+                    turn = (turn + 1) % (lanes.len() + 1);
+                    match turn.checked_sub(1) {
+                        None => serve(accepted),
+                        // An error closes the connection: its thread is gone, and so will be this one.
+                        Some(lane) => drop(accepted.detach().map(|detached| lanes[lane].send(detached))),
+                    }
+                })
+                .await?;
+            }
+            Source::Lane(mut inbox) => {
+                while let Some(detached) = inbox.recv().await {
+                    serve(detached.attach()?);
+                }
+            }
+        }
+        places.all_free().await;
+        Ok(())
+    })
+}

@@ -1,0 +1,146 @@
+//! The commands, and the only place that prints errors and chooses exit codes.
+
+#![allow(clippy::print_stderr, clippy::print_stdout, reason = "this is the part that talks to the terminal")]
+
+mod sandbox;
+
+use std::{
+    future::Future,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::{Args, Parser, Subcommand};
+use tokio::runtime::{Builder, LocalOptions};
+
+use crate::{
+    app::{self, AppError},
+    config::{Config, ConfigError},
+    report::Report,
+    shutdown::Signals,
+    telemetry,
+};
+
+/// Adds a fresh OAuth access token to an application's requests to the Flinks Open Banking API.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the sidecar
+    Run(ConfigFile),
+    /// Tell every fault of the configuration at once
+    Check(ConfigFile),
+    /// Try the sidecar against an imitation of the provider, without credentials
+    Sandbox {
+        /// A configuration to use instead of the built-in one; the command itself sets URLs, certificates and secrets
+        #[arg(short, long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+}
+
+#[derive(Args, Debug)]
+struct ConfigFile {
+    /// The configuration
+    #[arg(
+        short,
+        long,
+        value_name = "FILE",
+        env = "TOKEN_VALET_CONFIG",
+        default_value = "/etc/token-valet/config.toml"
+    )]
+    config: PathBuf,
+}
+
+/// Why a command failed; each has its exit code.
+#[derive(Debug, thiserror::Error)]
+enum CliError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    App(#[from] AppError),
+    #[error("the imitation provider cannot be started")]
+    Sandbox(#[source] std::io::Error),
+    #[error("the process cannot be set up")]
+    Process(#[source] std::io::Error),
+}
+
+impl CliError {
+    /// 69 and 78 are `EX_UNAVAILABLE` and `EX_CONFIG` of sysexits(3).
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Config(_) | Self::App(AppError::Tls(_) | AppError::Host(_)) => 78,
+            Self::App(AppError::Listen(_)) => 69,
+            Self::App(AppError::Runtime(_)) | Self::Sandbox(_) | Self::Process(_) => 1,
+        }
+    }
+
+    fn print(&self) {
+        match self {
+            // Its faults are whole messages already.
+            Self::Config(error) => eprintln!("{error}"),
+            Self::App(_) | Self::Sandbox(_) | Self::Process(_) => eprintln!("error: {}", Report(self)),
+        }
+        if let Self::App(AppError::Listen(_)) = self {
+            eprintln!(
+                "\nhint: end what listens there, or choose another port with `listen.address` or `admin.address` \
+                 (TOKEN_VALET__LISTEN__ADDRESS, TOKEN_VALET__ADMIN__ADDRESS)"
+            );
+        }
+    }
+}
+
+/// Does what the command line says. Wrong usage ends the process with code 2.
+#[must_use]
+pub fn run() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Run(file) => run_sidecar(&file.config),
+        Command::Check(file) => check(&file.config),
+        Command::Sandbox { config } => sandbox::run(config.as_deref()),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            error.print();
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn run_sidecar(file: &Path) -> Result<(), CliError> {
+    on_control_thread(|signals| async move {
+        let config = Config::load(file, environment())?;
+        telemetry::init(&config.log);
+        Ok(app::run(config, signals, |_, _| {}).await?)
+    })
+}
+
+fn check(file: &Path) -> Result<(), CliError> {
+    Config::load(file, environment())?;
+    println!("{}: no fault found", file.display());
+    Ok(())
+}
+
+/// Runs a command's main future, with the signals' handlers installed before anything else happens.
+fn on_control_thread<F>(command: impl FnOnce(Signals) -> F) -> Result<(), CliError>
+where
+    F: Future<Output = Result<(), CliError>>,
+{
+    let runtime =
+        Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).map_err(CliError::Process)?;
+    runtime.block_on(async {
+        let signals = Signals::install().map_err(CliError::Process)?;
+        command(signals).await
+    })
+}
+
+/// The variables that are text; others cannot be ours.
+fn environment() -> Vec<(String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
+}

@@ -1,0 +1,118 @@
+//! `token-valet sandbox`: the imitation provider, and the ordinary sidecar before it.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use tempfile::TempDir;
+
+use super::{CliError, environment, on_control_thread};
+use crate::{
+    app,
+    config::Config,
+    listener::Listener,
+    sandbox::{Provider, Settings},
+    telemetry,
+};
+
+/// What is used unless a file is named.
+const BUILT_IN: (&str, &str) = ("config/sandbox.toml", include_str!("../../config/sandbox.toml"));
+
+pub(super) fn run(file: Option<&Path>) -> Result<(), CliError> {
+    on_control_thread(|signals| async move {
+        let template = Template::new(file)?;
+        // The provider needs to know some of the configuration, and the configuration where the provider is.
+        let drawn = template.fill_in(None)?;
+        telemetry::init(&drawn.log);
+        let settings = Settings {
+            client_id: drawn.token.client_id,
+            scope: drawn.token.scope.unwrap_or_default(),
+            token_life: drawn.sandbox.token_life,
+            faults: drawn.sandbox.faults,
+            ..template.settings.clone()
+        };
+        let provider = Provider::start(settings).map_err(CliError::Sandbox)?;
+        let config = template.fill_in(Some(&provider))?;
+        app::run(config, signals, |port, admin| welcome(port, admin, &provider)).await?;
+        Ok(())
+    })
+}
+
+/// A configuration that lacks what only the sandbox knows.
+struct Template {
+    name: PathBuf,
+    text: String,
+    grant: Option<String>,
+    settings: Settings,
+    /// The files that the configuration names: the code, the refresh token, the certificate.
+    files: TempDir,
+}
+
+impl Template {
+    fn new(file: Option<&Path>) -> Result<Self, CliError> {
+        let (name, text) = match file {
+            Some(path) => (path.to_owned(), Config::text(path)?),
+            None => (BUILT_IN.0.into(), BUILT_IN.1.to_owned()),
+        };
+        let grant = Config::peek(&name, &text, environment(), "token.grant")?;
+        // Either way of authentication, so that `token.client_auth` and `token.body` can be tried too.
+        let settings = Settings { client_auth: None, token_body: None, memory: 1_000, ..Settings::default() };
+        let files = tempfile::tempdir().map_err(CliError::Sandbox)?;
+        Ok(Self { name, text, grant, settings, files })
+    }
+
+    /// The configuration, with the provider's particulars once it runs.
+    fn fill_in(&self, provider: Option<&Provider>) -> Result<Config, CliError> {
+        let supplied = self.supplied(provider).map_err(CliError::Sandbox)?;
+        let supplied = supplied.into_iter().map(|(name, value)| (format!("TOKEN_VALET__{name}"), value));
+        Ok(Config::parse(&self.name, &self.text, environment().into_iter().chain(supplied))?)
+    }
+
+    fn supplied(&self, provider: Option<&Provider>) -> io::Result<Vec<(&'static str, String)>> {
+        let mut supplied = vec![("TOKEN__CLIENT_SECRET", self.settings.client_secret.clone())];
+        match provider {
+            Some(provider) => {
+                let ca = self.file("ca.pem", provider.ca_pem())?;
+                supplied.push(("UPSTREAM__URL", provider.api_url()));
+                supplied.push(("UPSTREAM__CA_FILE", ca.clone()));
+                supplied.push(("TOKEN__URL", provider.token_url()));
+                supplied.push(("TOKEN__CA_FILE", ca));
+            }
+            None => {
+                let anywhere = "https://localhost".to_owned();
+                supplied.push(("UPSTREAM__URL", anywhere.clone()));
+                supplied.push(("TOKEN__URL", anywhere));
+            }
+        }
+        match self.grant.as_deref() {
+            Some("authorization_code") => {
+                supplied.push(("TOKEN__CODE_FILE", self.file("code", &self.settings.code)?));
+                supplied.push(("TOKEN__REDIRECT_URI", self.settings.redirect_uri.clone()));
+            }
+            Some("refresh_token") => {
+                let file = self.file("refresh_token", &self.settings.refresh_token)?;
+                supplied.push(("TOKEN__REFRESH_TOKEN_FILE", file));
+            }
+            _ => {}
+        }
+        Ok(supplied)
+    }
+
+    fn file(&self, name: &str, content: &str) -> io::Result<String> {
+        let path = self.files.path().join(name);
+        fs::write(&path, content)?;
+        path.into_os_string().into_string().map_err(|_| io::Error::other("the temporary directory's name is not UTF-8"))
+    }
+}
+
+fn welcome(port: &Listener, admin: &Listener, provider: &Provider) {
+    let (port, admin, provider) = (port.address(), admin.address(), provider.address());
+    println!(
+        "The sidecar runs before an imitation of the provider ({provider}) with made-up accounts. In another terminal:\n\
+         \n  \
+           curl http://{port}/api/fdx/5/accounts\n\
+         \n\
+         Whether it is ready: http://{admin}/readyz. To end it: Ctrl-C.\n"
+    );
+}

@@ -1,0 +1,385 @@
+//! The configuration: one TOML file, overridden by `TOKEN_VALET__*` variables, parsed and checked
+//! as a whole before anything starts.
+//!
+//! `config/token-valet.toml` is the reference of every key. What is read here is already resolved:
+//! addresses are addresses, durations are [`Duration`]s, certificates are parsed.
+
+mod environment;
+mod error;
+mod file;
+mod read;
+mod source;
+mod suggest;
+#[cfg(test)]
+mod tests;
+mod url;
+mod values;
+
+use std::{fs, io, net::SocketAddr, ops::Range, path::Path, time::Duration};
+
+use http::{HeaderValue, uri::PathAndQuery};
+use rustls::pki_types::CertificateDer;
+
+use self::source::Source;
+pub use self::{
+    error::{ConfigError, Fault, Place},
+    source::{Entry, Layer},
+};
+use crate::secret::SecretSource;
+
+/// Everything that an operator can set.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The local port that the application calls.
+    pub listen: Listen,
+    /// The API that requests are forwarded to.
+    pub upstream: Upstream,
+    /// How the access token is obtained.
+    pub token: Token,
+    /// The port for probes and people.
+    pub admin: Admin,
+    /// How the process ends.
+    pub shutdown: Shutdown,
+    /// What is logged.
+    pub log: Log,
+    /// The imitation provider of `token-valet sandbox`.
+    pub sandbox: Sandbox,
+}
+
+impl Config {
+    /// Reads the file at `path`, overridden by those of the `environment`'s variables that start
+    /// with `TOKEN_VALET__`. Of several with one name, the last counts.
+    ///
+    /// # Errors
+    /// With every fault that was found, when the file cannot be read or used.
+    pub fn load(path: &Path, environment: impl IntoIterator<Item = (String, String)>) -> Result<Self, ConfigError> {
+        Self::parse(path, &Self::text(path)?, environment)
+    }
+
+    /// The same for a `text` that is at hand; `name` is what messages call it.
+    ///
+    /// # Errors
+    /// With every fault that was found.
+    pub fn parse(
+        name: &Path,
+        text: &str,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
+        let (config, _) = read::read(Source::new(name, text, environment)?)?;
+        Ok(config)
+    }
+
+    /// Every key in the order of the reference, with its value in force and where that comes from.
+    ///
+    /// # Errors
+    /// As for [`Config::load`].
+    pub fn explain(
+        path: &Path,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Vec<Entry>, ConfigError> {
+        let (_, entries) = read::read(Source::new(path, &Self::text(path)?, environment)?)?;
+        Ok(entries)
+    }
+
+    /// What a key says, unchecked; none if it says nothing. For the sandbox, which must supply what
+    /// other keys then require.
+    pub(crate) fn peek(
+        name: &Path,
+        text: &str,
+        environment: impl IntoIterator<Item = (String, String)>,
+        key: &str,
+    ) -> Result<Option<String>, ConfigError> {
+        Ok(Source::new(name, text, environment)?.peek(key))
+    }
+
+    /// The text of a configuration file.
+    pub(crate) fn text(path: &Path) -> Result<String, ConfigError> {
+        fs::read_to_string(path).map_err(|e| {
+            let hint = "name another file with `-c` or with `TOKEN_VALET_CONFIG`";
+            let fault = Fault {
+                key: None,
+                problem: format!("the configuration cannot be read: {e}"),
+                place: Place::file(path, None),
+                hint: (e.kind() == io::ErrorKind::NotFound).then(|| hint.to_owned()),
+            };
+            fault.into()
+        })
+    }
+}
+
+/// `[listen]`
+#[derive(Clone, Debug)]
+pub struct Listen {
+    /// Where the application connects. Loopback, unless `allow_non_loopback` is set.
+    pub address: SocketAddr,
+    /// How many threads serve requests, each with a runtime and a connection pool of its own. 1 to 64.
+    pub threads: usize,
+    /// How many connections are open at once; more wait in the kernel's queue.
+    pub max_connections: usize,
+    /// How long a connection may take until the next request's head has arrived whole.
+    pub idle_timeout: Duration,
+    /// The largest head of a request, in bytes. 8 KiB to 1 MiB.
+    pub max_header_bytes: usize,
+}
+
+/// `[upstream]`
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    /// The API's scheme, host and port.
+    pub origin: Origin,
+    /// Put before every request's path; empty, or starting with and not ending in a slash.
+    pub prefix: String,
+    /// Whom the TLS client believes.
+    pub trust: Trust,
+    /// How long a TCP connection and its TLS handshake may take together.
+    pub connect_timeout: Duration,
+    /// How long the head of the response may take, from the request's sending.
+    pub response_timeout: Duration,
+    /// How long a body, either way, may make no progress.
+    pub idle_body_timeout: Duration,
+    /// How long an unused connection is kept.
+    pub pool_idle_timeout: Duration,
+    /// How many unused connections each thread keeps.
+    pub pool_max_idle: usize,
+    /// How many requests are forwarded at once; more are answered 503.
+    pub max_in_flight: usize,
+}
+
+/// `[token]`
+#[derive(Clone, Debug)]
+pub struct Token {
+    /// The token endpoint's scheme, host and port.
+    pub origin: Origin,
+    /// The token endpoint's path and query.
+    pub path: PathAndQuery,
+    /// Whom the TLS client believes.
+    pub trust: Trust,
+    /// What is exchanged for the access token.
+    pub grant: Grant,
+    /// The client's id, given at onboarding.
+    pub client_id: String,
+    /// The client's secret, given at onboarding.
+    pub client_secret: SecretSource,
+    /// How the client proves who it is.
+    pub client_auth: ClientAuth,
+    /// The encoding of the token request.
+    pub body: BodyFormat,
+    /// Asked for with client credentials, e.g. `client:admin`.
+    pub scope: Option<String>,
+    /// The part of a token's life after which it is refreshed; drawn once per token. Within 0.1 to 0.95.
+    pub refresh_at: Range<f64>,
+    /// The life of a token whose response states none.
+    pub default_lifetime: Duration,
+    /// How long a whole exchange may take, its connection (3 s at most) included.
+    pub timeout: Duration,
+    /// How long a request waits for a token while there is none.
+    pub wait: Duration,
+    /// The longest pause between attempts once no token is valid.
+    pub retry_max: Duration,
+    /// How many requests wait for a token at once.
+    pub max_waiters: usize,
+}
+
+/// What is exchanged for an access token (RFC 6749 section 1.3).
+#[derive(Clone, Debug)]
+pub enum Grant {
+    /// A partner: the client itself is authorized (RFC 6749 section 4.4).
+    ClientCredentials,
+    /// A data recipient's first start: the code of the callback, once; then refresh tokens (RFC 6749 section 4.1).
+    AuthorizationCode {
+        /// The file with the code.
+        code: SecretSource,
+        /// Must equal the authorization request's, byte for byte.
+        redirect_uri: String,
+    },
+    /// A data recipient with a refresh token at hand (RFC 6749 section 6).
+    RefreshToken {
+        /// The file with the first refresh token.
+        refresh_token: SecretSource,
+    },
+}
+
+/// How the client proves who it is at the token endpoint (RFC 6749 section 2.3.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientAuth {
+    /// HTTP Basic.
+    Basic,
+    /// `client_id` and `client_secret` in the body.
+    Body,
+}
+
+/// The encoding of the token request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyFormat {
+    /// `application/json`, as Flinks documents.
+    Json,
+    /// `application/x-www-form-urlencoded`, as RFC 6749 has it.
+    Form,
+}
+
+/// A scheme, a host and a port (RFC 6454).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// Plain or over TLS.
+    pub scheme: Scheme,
+    /// A DNS name, an IPv4 address, or an IPv6 address without brackets.
+    pub host: String,
+    /// Stated, or the scheme's own.
+    pub port: u16,
+}
+
+impl Origin {
+    /// What `Host` says: the port only where it is not the scheme's own (RFC 9110 section 7.2).
+    ///
+    /// # Panics
+    /// Never for an origin that was parsed from a URL.
+    #[must_use]
+    pub fn host_header(&self) -> HeaderValue {
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        let text = if self.port == self.scheme.default_port() { host } else { format!("{host}:{}", self.port) };
+        HeaderValue::try_from(text).expect("a URL's host and port are visible ASCII")
+    }
+}
+
+/// How an origin is spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    /// Plain text: to loopback hosts only, unless `allow_plaintext` is set.
+    Http,
+    /// TLS.
+    Https,
+}
+
+impl Scheme {
+    /// 80 or 443.
+    #[must_use]
+    pub fn default_port(self) -> u16 {
+        match self {
+            Self::Http => 80,
+            Self::Https => 443,
+        }
+    }
+}
+
+/// Whom a TLS client believes.
+#[derive(Clone, Debug)]
+pub struct Trust {
+    /// The set of public authorities.
+    pub roots: Roots,
+    /// The certificates of `ca_file`, believed beside them.
+    pub extra: Vec<CertificateDer<'static>>,
+}
+
+/// The set of public certificate authorities.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Roots {
+    /// Mozilla's, built in.
+    Bundled,
+    /// The operating system's.
+    System,
+}
+
+/// `[admin]`
+#[derive(Clone, Debug)]
+pub struct Admin {
+    /// Where probes and people connect.
+    pub address: SocketAddr,
+    /// When `/startupz` says 200.
+    pub startup: Gate,
+    /// When `/readyz` says 200.
+    pub readiness: Gate,
+    /// How many connections are open at once; more wait in the kernel's queue.
+    pub max_connections: usize,
+}
+
+/// What a probe waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gate {
+    /// A token: the first for `/startupz`, a valid one for `/readyz`.
+    Token,
+    /// The local port being open.
+    Serving,
+}
+
+/// `[shutdown]`
+#[derive(Clone, Debug)]
+pub struct Shutdown {
+    /// How long requests in flight may take to finish after SIGTERM.
+    pub grace: Duration,
+}
+
+/// `[log]`
+#[derive(Clone, Debug)]
+pub struct Log {
+    /// The least level that is written.
+    pub level: tracing::level_filters::LevelFilter,
+    /// How a line looks.
+    pub format: LogFormat,
+    /// Which requests get a line.
+    pub access: AccessLog,
+}
+
+/// How a log line looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Text on a terminal, else JSON.
+    Auto,
+    /// For people.
+    Text,
+    /// For machines: one object a line.
+    Json,
+}
+
+/// Which requests get a log line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AccessLog {
+    /// None.
+    Off,
+    /// Those that failed at the sidecar, or that the API answered with 5xx.
+    Errors,
+    /// All.
+    All,
+}
+
+/// `[sandbox]`
+#[derive(Clone, Debug)]
+pub struct Sandbox {
+    /// How long the imitation provider's tokens live.
+    pub token_life: Duration,
+    /// What its token endpoint does wrong, and when.
+    pub faults: Vec<SandboxFault>,
+}
+
+/// One entry of `sandbox.faults`, such as `"down 10s..25s"`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SandboxFault {
+    /// What goes wrong.
+    pub fault: TokenFault,
+    /// When, counted from the sandbox's start.
+    pub during: Range<Duration>,
+}
+
+/// What an imitation token endpoint can do instead of its work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenFault {
+    /// `down`: connections are refused, those to the API too.
+    Down,
+    /// `hang`: takes the request and never answers.
+    Hang,
+    /// `reset`: takes the request and resets the connection.
+    Reset,
+    /// `empty`: 200 without a body.
+    Empty,
+    /// `malformed`: 200 with JSON that is cut off.
+    Malformed,
+    /// `html`: 200 with a web page.
+    Html,
+    /// `500`: `server_error`.
+    ServerError,
+    /// `429`: too many requests, with `Retry-After: 5`.
+    TooManyRequests,
+    /// `302`: a redirect to another host.
+    Redirect,
+    /// `slow`: the right answer after 2 s.
+    Slow,
+}

@@ -1,0 +1,251 @@
+//! Every key with its default and its bounds, and the rules between keys.
+//!
+//! To add a key: a line here, a paragraph in `config/token-valet.toml`.
+
+use std::path::PathBuf;
+
+use tracing::level_filters::LevelFilter;
+
+use super::{
+    AccessLog, Admin, BodyFormat, ClientAuth, Config, ConfigError, Entry, Gate, Grant, Listen, Log, LogFormat, Roots,
+    Sandbox, Shutdown, Token, Trust, Upstream,
+    source::Source,
+    url::{Url, base_url, url},
+    values::{
+        Mismatch, boolean, certificates, duration, integer, list, sandbox_fault, secret_file, size, socket_address,
+        span, text, word,
+    },
+};
+use crate::secret::SecretSource;
+
+const ROOTS: &[(&str, Roots)] = &[("bundled", Roots::Bundled), ("system", Roots::System)];
+const GATES: &[(&str, Gate)] = &[("token", Gate::Token), ("serving", Gate::Serving)];
+
+/// Reads every key, in the order of the reference.
+pub(super) fn read(mut source: Source) -> Result<(Config, Vec<Entry>), ConfigError> {
+    let s = &mut source;
+    let config = Config {
+        listen: listen(s),
+        upstream: upstream(s),
+        token: token(s),
+        admin: admin(s),
+        shutdown: Shutdown { grace: s.value("shutdown.grace", "25s", duration("0s", "1h")) },
+        log: log(s),
+        sandbox: Sandbox {
+            token_life: s.value("sandbox.token_life", "299s", duration("1s", "24h")),
+            faults: s.value("sandbox.faults", "", list(sandbox_fault)),
+        },
+    };
+    refuse_shared_address(s, &config);
+    let entries = source.finish()?;
+    Ok((config, entries))
+}
+
+fn listen(s: &mut Source) -> Listen {
+    let listen = Listen {
+        address: s.value("listen.address", "127.0.0.1:8080", socket_address),
+        threads: s.value("listen.threads", "1", integer(1..=64)),
+        max_connections: s.value("listen.max_connections", "1024", integer(1..=65_536)),
+        idle_timeout: s.value("listen.idle_timeout", "75s", duration("100ms", "1h")),
+        max_header_bytes: s.value("listen.max_header_bytes", "32KiB", size("8KiB", "1MiB")),
+    };
+    let allow_non_loopback = s.value("listen.allow_non_loopback", "false", boolean);
+    if !listen.address.ip().to_canonical().is_loopback() && !allow_non_loopback {
+        let hint = "whoever reaches this port uses your token: listen on 127.0.0.1, or set \
+                    `listen.allow_non_loopback = true`";
+        s.refuse("listen.address", Mismatch::expected("a loopback address").hint(hint));
+    }
+    listen
+}
+
+fn upstream(s: &mut Source) -> Upstream {
+    let url = s.required("upstream.url", "an https URL", "https://api.example.com", base_url);
+    let allow_plaintext = s.value("upstream.allow_plaintext", "false", boolean);
+    if url.is_exposed() && !allow_plaintext {
+        let hint = "the token would cross the network unencrypted: write `https://`, or set \
+                    `upstream.allow_plaintext = true`";
+        s.refuse("upstream.url", plaintext(&url).hint(hint));
+    }
+    Upstream {
+        prefix: url.prefix(),
+        origin: url.origin,
+        trust: Trust {
+            roots: s.value("upstream.roots", "bundled", word(ROOTS)),
+            extra: s.optional("upstream.ca_file", certificates).unwrap_or_default(),
+        },
+        connect_timeout: s.value("upstream.connect_timeout", "3s", duration("100ms", "60s")),
+        response_timeout: s.value("upstream.response_timeout", "60s", duration("100ms", "1h")),
+        idle_body_timeout: s.value("upstream.idle_body_timeout", "60s", duration("100ms", "1h")),
+        pool_idle_timeout: s.value("upstream.pool_idle_timeout", "60s", duration("100ms", "1h")),
+        pool_max_idle: s.value("upstream.pool_max_idle", "64", integer(0..=65_536)),
+        max_in_flight: s.value("upstream.max_in_flight", "1024", integer(1..=65_536)),
+    }
+}
+
+fn plaintext(url: &Url) -> Mismatch {
+    let host = &url.origin.host;
+    Mismatch::statement(format!("is plain http to `{host}`, expected https, or http to this machine"))
+}
+
+fn token(s: &mut Source) -> Token {
+    let example = "https://auth.example.com/oauth/token";
+    let url = s.required("token.url", "an https URL", example, url);
+    if url.is_exposed() {
+        let hint = "the client's secret would cross the network unencrypted: write `https://`";
+        s.refuse("token.url", plaintext(&url).hint(hint));
+    }
+    Token {
+        origin: url.origin,
+        path: url.path,
+        grant: grant(s),
+        client_id: s.required("token.client_id", "the id given at onboarding", "my-client", text),
+        client_secret: client_secret(s),
+        client_auth: s.value(
+            "token.client_auth",
+            "basic",
+            word(&[("basic", ClientAuth::Basic), ("body", ClientAuth::Body)]),
+        ),
+        body: s.value("token.body", "json", word(&[("json", BodyFormat::Json), ("form", BodyFormat::Form)])),
+        scope: s.optional("token.scope", text),
+        trust: Trust {
+            roots: s.value("token.roots", "bundled", word(ROOTS)),
+            extra: s.optional("token.ca_file", certificates).unwrap_or_default(),
+        },
+        refresh_at: s.value("token.refresh_at", "0.7,0.8", span(0.1..=0.95)),
+        default_lifetime: s.value("token.default_lifetime", "120s", duration("1s", "24h")),
+        timeout: s.value("token.timeout", "10s", duration("1s", "60s")),
+        wait: s.value("token.wait", "2s", duration("0s", "60s")),
+        retry_max: s.value("token.retry_max", "30s", duration("1s", "5m")),
+        max_waiters: s.value("token.max_waiters", "1024", integer(1..=65_536)),
+    }
+}
+
+fn grant(s: &mut Source) -> Grant {
+    let expected = "how the access token is obtained";
+    let kind = s.required("token.grant", expected, "client_credentials", word(GRANTS));
+    let code = s.optional("token.code_file", secret_file);
+    let redirect_uri = s.optional("token.redirect_uri", text);
+    let refresh_token = s.optional("token.refresh_token_file", secret_file);
+    if s.is_sound("token.grant") {
+        check_keys_of_grants(s, kind);
+    }
+    // What is missing was noted: the stand-ins never leave this pass.
+    let stand_in = || SecretSource::File(PathBuf::new());
+    match kind {
+        GrantKind::ClientCredentials => Grant::ClientCredentials,
+        GrantKind::AuthorizationCode => Grant::AuthorizationCode {
+            code: code.unwrap_or_else(stand_in),
+            redirect_uri: redirect_uri.unwrap_or_default(),
+        },
+        GrantKind::RefreshToken => Grant::RefreshToken { refresh_token: refresh_token.unwrap_or_else(stand_in) },
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum GrantKind {
+    ClientCredentials,
+    AuthorizationCode,
+    RefreshToken,
+}
+
+const GRANTS: &[(&str, GrantKind)] = &[
+    ("client_credentials", GrantKind::ClientCredentials),
+    ("authorization_code", GrantKind::AuthorizationCode),
+    ("refresh_token", GrantKind::RefreshToken),
+];
+
+/// A key that means something to one grant only, and to that one may be indispensable.
+struct KeyOfGrant {
+    key: &'static str,
+    grant: GrantKind,
+    /// What to expect and an example, if that grant cannot do without.
+    required: Option<(&'static str, &'static str)>,
+}
+
+const KEYS_OF_GRANTS: [KeyOfGrant; 4] = [
+    KeyOfGrant { key: "token.scope", grant: GrantKind::ClientCredentials, required: None },
+    KeyOfGrant {
+        key: "token.code_file",
+        grant: GrantKind::AuthorizationCode,
+        required: Some(("the file that holds the callback's code", "/run/secrets/code")),
+    },
+    KeyOfGrant {
+        key: "token.redirect_uri",
+        grant: GrantKind::AuthorizationCode,
+        required: Some(("that of the authorization request", "https://app.example.com/callback")),
+    },
+    KeyOfGrant {
+        key: "token.refresh_token_file",
+        grant: GrantKind::RefreshToken,
+        required: Some(("the file that holds the refresh token", "/run/secrets/refresh_token")),
+    },
+];
+
+/// A key of another grant would be ignored in silence, so it is refused.
+fn check_keys_of_grants(s: &mut Source, chosen: GrantKind) {
+    for KeyOfGrant { key, grant, required } in KEYS_OF_GRANTS {
+        match (s.is_set(key), required) {
+            (true, _) if grant != chosen => {
+                let name = |kind| GRANTS.iter().find(|(_, k)| *k == kind).map_or("", |(name, _)| name);
+                let problem = format!("has no meaning for the grant `{}`", name(chosen));
+                let hint = format!("remove it, or set `token.grant = {:?}`", name(grant));
+                s.refuse(key, Mismatch::statement(problem).hint(hint));
+            }
+            (false, Some((expected, example))) if grant == chosen => s.missing(key, expected, example),
+            (true | false, _) => {}
+        }
+    }
+}
+
+/// From the environment or, unless it is there, from a file.
+fn client_secret(s: &mut Source) -> SecretSource {
+    const VALUE: &str = "token.client_secret";
+    const FILE: &str = "token.client_secret_file";
+    if let Some(secret) = s.secret(VALUE) {
+        s.optional(FILE, text);
+        return SecretSource::Value(secret);
+    }
+    let file = s.optional(FILE, secret_file);
+    if !s.is_set(FILE) && !s.is_set(VALUE) {
+        s.missing(FILE, "the file that holds the client's secret", "/run/secrets/client_secret");
+    }
+    file.unwrap_or_else(|| SecretSource::File(PathBuf::new()))
+}
+
+fn admin(s: &mut Source) -> Admin {
+    Admin {
+        address: s.value("admin.address", "127.0.0.1:9901", socket_address),
+        startup: s.value("admin.startup", "token", word(GATES)),
+        readiness: s.value("admin.readiness", "token", word(GATES)),
+        max_connections: s.value("admin.max_connections", "64", integer(1..=65_536)),
+    }
+}
+
+fn log(s: &mut Source) -> Log {
+    const LEVELS: &[(&str, LevelFilter)] = &[
+        ("off", LevelFilter::OFF),
+        ("error", LevelFilter::ERROR),
+        ("warn", LevelFilter::WARN),
+        ("info", LevelFilter::INFO),
+        ("debug", LevelFilter::DEBUG),
+        ("trace", LevelFilter::TRACE),
+    ];
+    const FORMATS: &[(&str, LogFormat)] =
+        &[("auto", LogFormat::Auto), ("text", LogFormat::Text), ("json", LogFormat::Json)];
+    const ACCESS: &[(&str, AccessLog)] =
+        &[("off", AccessLog::Off), ("errors", AccessLog::Errors), ("all", AccessLog::All)];
+    Log {
+        level: s.value("log.level", "info", word(LEVELS)),
+        format: s.value("log.format", "auto", word(FORMATS)),
+        access: s.value("log.access", "errors", word(ACCESS)),
+    }
+}
+
+/// Two listeners cannot have one port; an unspecified address takes the port of all.
+fn refuse_shared_address(s: &mut Source, config: &Config) {
+    let (listen, admin) = (config.listen.address, config.admin.address);
+    let overlap = listen.ip() == admin.ip() || listen.ip().is_unspecified() || admin.ip().is_unspecified();
+    if overlap && listen.port() == admin.port() && listen.port() != 0 {
+        s.refuse("admin.address", Mismatch::expected("another port than that of `listen.address`"));
+    }
+}

@@ -1,0 +1,184 @@
+//! Every way in which a request can fail at the sidecar, and what the caller is told of it.
+
+use std::error::Error;
+
+use http::{
+    HeaderName, HeaderValue, Response, StatusCode,
+    header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER},
+};
+
+use super::{ResponseBody, body::BodyError};
+use crate::{http_client::ConnectError, token::Unavailable};
+
+/// Names the sidecar as the origin of an answer, with the reason.
+const REASON: HeaderName = HeaderName::from_static("x-token-valet-error");
+
+/// Why a request was not forwarded, or its answer not passed on.
+#[derive(Debug, thiserror::Error)]
+pub enum ProxyError {
+    /// There is no token to send.
+    #[error("no access token")]
+    Token(#[from] Unavailable),
+    /// `upstream.max_in_flight` requests are on their way.
+    #[error("too many requests are in flight")]
+    Overloaded,
+    /// CONNECT: this is no forward proxy.
+    #[error("the method CONNECT is not served")]
+    MethodNotAllowed,
+    /// The request makes no sense.
+    #[error("the request is malformed")]
+    BadRequest,
+    /// The caller stopped sending its body.
+    #[error("the request's body stood still for too long")]
+    UploadStalled,
+    /// No connection to the API.
+    #[error("cannot connect to the API")]
+    Connect(#[from] ConnectError),
+    /// The API closed the connection before it answered, or what it sent is not HTTP.
+    #[error("the API broke the exchange off")]
+    Broken(#[source] hyper::Error),
+    /// The head of the response took longer than `upstream.response_timeout`.
+    #[error("the API did not answer in time")]
+    ResponseTimeout,
+}
+
+impl From<hyper::Error> for ProxyError {
+    /// Sending fails on either side: an error of the caller's body travels inside hyper's.
+    fn from(error: hyper::Error) -> Self {
+        match error.source().and_then(|cause| cause.downcast_ref()) {
+            Some(BodyError::Stalled) => Self::UploadStalled,
+            Some(BodyError::Caller(_)) => Self::BadRequest,
+            Some(BodyError::Api(_)) | None => Self::Broken(error),
+        }
+    }
+}
+
+impl ProxyError {
+    /// The status that the caller gets.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Token(Unavailable::Transient { .. } | Unavailable::Crowded) | Self::Overloaded => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Self::Token(Unavailable::Configuration | Unavailable::Reauthorize) | Self::Broken(_) => {
+                StatusCode::BAD_GATEWAY
+            }
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::BadRequest => StatusCode::BAD_REQUEST,
+            Self::UploadStalled => StatusCode::REQUEST_TIMEOUT,
+            Self::Connect(ConnectError::Timeout) | Self::ResponseTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::Connect(
+                ConnectError::Resolve(_) | ConnectError::NoAddress | ConnectError::Tcp(_) | ConnectError::Tls(_),
+            ) => StatusCode::BAD_GATEWAY,
+        }
+    }
+
+    /// One stable word, for machines.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Token(Unavailable::Transient { .. }) => "token_unavailable",
+            Self::Token(Unavailable::Configuration) => "token_config",
+            Self::Token(Unavailable::Reauthorize) => "reauthorize",
+            Self::Token(Unavailable::Crowded) | Self::Overloaded => "overloaded",
+            Self::MethodNotAllowed => "method_not_allowed",
+            Self::BadRequest => "bad_request",
+            Self::UploadStalled => "body_timeout",
+            Self::Connect(ConnectError::Timeout) => "connect_timeout",
+            Self::Connect(ConnectError::Tls(_)) => "upstream_tls",
+            Self::Connect(ConnectError::Resolve(_) | ConnectError::NoAddress | ConnectError::Tcp(_)) => {
+                "upstream_connect"
+            }
+            Self::Broken(_) => "upstream_broken",
+            Self::ResponseTimeout => "response_timeout",
+        }
+    }
+
+    /// One fixed sentence, for people. What lies behind it is in the log.
+    fn title(&self) -> &'static str {
+        match self {
+            Self::Token(Unavailable::Transient { .. }) => "The sidecar has no valid access token at the moment",
+            Self::Token(Unavailable::Crowded) => "Too many requests are waiting for an access token",
+            Self::Token(Unavailable::Configuration) => "The provider refuses the sidecar's configuration",
+            Self::Token(Unavailable::Reauthorize) => "The user must authorize the connection again",
+            Self::Overloaded => "Too many requests are in flight",
+            Self::MethodNotAllowed => "The sidecar does not serve this method",
+            Self::BadRequest => "The request is malformed",
+            Self::UploadStalled => "The request's body stood still for too long",
+            Self::Connect(ConnectError::Timeout) => "Connecting to the API took too long",
+            Self::Connect(ConnectError::Tls(_)) => "The TLS handshake with the API failed",
+            Self::Connect(ConnectError::Resolve(_) | ConnectError::NoAddress | ConnectError::Tcp(_)) => {
+                "The API cannot be connected to"
+            }
+            Self::Broken(_) => "The API broke the exchange off",
+            Self::ResponseTimeout => "The API did not answer in time",
+        }
+    }
+
+    /// When the caller may try again, in whole seconds from 1.
+    fn retry_after(&self) -> Option<u64> {
+        match self {
+            Self::Token(Unavailable::Transient { retry_after }) => {
+                Some(retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0)).map(|s| s.max(1))
+            }
+            Self::Token(Unavailable::Crowded) | Self::Overloaded => Some(1),
+            Self::Token(Unavailable::Configuration | Unavailable::Reauthorize)
+            | Self::MethodNotAllowed
+            | Self::BadRequest
+            | Self::UploadStalled
+            | Self::Connect(_)
+            | Self::Broken(_)
+            | Self::ResponseTimeout => None,
+        }
+    }
+
+    /// The answer, in the form of RFC 9457.
+    pub(super) fn response(&self) -> Response<ResponseBody> {
+        let (status, reason) = (self.status(), self.reason());
+        let problem = serde_json::json!({
+            "type": format!("urn:token-valet:error:{reason}"),
+            "title": self.title(),
+            "status": status.as_u16(),
+            "reason": reason,
+        });
+        let mut response = Response::new(ResponseBody::own(problem.to_string()));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(REASON, HeaderValue::from_static(reason));
+        if let Some(seconds) = self.retry_after() {
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+}
+
+/// Whole waits only: half a second is not a value of `Retry-After`.
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{ProxyError, Unavailable};
+
+    fn retry_after(millis: u64) -> Option<u64> {
+        ProxyError::Token(Unavailable::Transient { retry_after: Duration::from_millis(millis) }).retry_after()
+    }
+
+    #[test]
+    fn retry_after_is_rounded_up_to_whole_seconds_from_one() {
+        assert_eq!(retry_after(0), Some(1));
+        assert_eq!(retry_after(1_000), Some(1));
+        assert_eq!(retry_after(1_001), Some(2));
+    }
+
+    #[test]
+    fn what_only_a_person_can_heal_has_no_retry_after() {
+        for unavailable in [Unavailable::Configuration, Unavailable::Reauthorize] {
+            let response = ProxyError::Token(unavailable).response();
+            assert_eq!(response.status(), 502);
+            assert!(!response.headers().contains_key("retry-after"));
+        }
+    }
+}

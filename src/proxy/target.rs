@@ -1,0 +1,71 @@
+//! Where a request goes: the caller's path and query, byte for byte, behind the configured prefix.
+
+use http::{Method, Uri, uri::PathAndQuery};
+
+use super::ProxyError;
+
+/// The request target for the API, in origin form (RFC 9112 section 3.2.1), or `*` as it came.
+///
+/// An absolute target loses its scheme and authority: there is one upstream, whatever a caller names.
+///
+/// # Errors
+/// [`ProxyError::MethodNotAllowed`] for CONNECT; [`ProxyError::BadRequest`] for a target without a path.
+pub(super) fn to_upstream(method: &Method, target: &Uri, prefix: &str) -> Result<Uri, ProxyError> {
+    if method == Method::CONNECT {
+        return Err(ProxyError::MethodNotAllowed);
+    }
+    let path_and_query = target.path_and_query().ok_or(ProxyError::BadRequest)?;
+    // `OPTIONS *` asks about the server as a whole.
+    if prefix.is_empty() || path_and_query == "*" {
+        return Ok(path_and_query.clone().into());
+    }
+    let prefixed = PathAndQuery::try_from(format!("{prefix}{path_and_query}")).map_err(|_| ProxyError::BadRequest)?;
+    Ok(prefixed.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{Method, Uri};
+    use proptest::{prelude::proptest, prop_assert_eq};
+
+    use super::to_upstream;
+
+    fn rewritten(target: &str, prefix: &str) -> String {
+        let target: Uri = target.parse().expect("a valid target");
+        to_upstream(&Method::GET, &target, prefix).expect("accepted").to_string()
+    }
+
+    #[test]
+    fn odd_paths_and_queries_pass_byte_for_byte() {
+        for target in ["/", "//", "/a//b/../c/./d", "/%2F%2e%fF;x=1?", "/?", "/?a=%00&b=c?d", "/a;b?x=y;z"] {
+            assert_eq!(rewritten(target, ""), target);
+            assert_eq!(rewritten(target, "/v1"), format!("/v1{target}"));
+        }
+    }
+
+    #[test]
+    fn an_absolute_target_loses_its_authority() {
+        assert_eq!(rewritten("http://elsewhere:81/a?b", ""), "/a?b");
+    }
+
+    #[test]
+    fn the_asterisk_stays_as_it_is() {
+        assert_eq!(rewritten("*", "/v1"), "*");
+    }
+
+    #[test]
+    fn connect_is_refused() {
+        let target: Uri = "host:443".parse().expect("authority form");
+        assert!(to_upstream(&Method::CONNECT, &target, "").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_target_that_parses_is_kept(target in "/[!-~&&[^#\"<>`{}]]{0,40}", prefix in "(/[a-z]{1,5}){0,2}") {
+            if let Ok(uri) = target.parse::<Uri>() {
+                let ours = to_upstream(&Method::GET, &uri, &prefix).expect("accepted").to_string();
+                prop_assert_eq!(ours, format!("{prefix}{target}"));
+            }
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! Secrets, kept out of every output and wiped when they go.
+
+use std::{
+    fmt,
+    fs::File,
+    io::{self, Read},
+    path::{Path, PathBuf},
+};
+
+use zeroize::Zeroizing;
+
+/// The largest secret that is read from a file: 64 KiB.
+pub const MAX_SECRET_BYTES: usize = 64 * 1024;
+
+/// A client secret, an authorization code or a refresh token.
+///
+/// Its `Debug` shows nothing of it, it has neither `Display` nor `Serialize`, and its memory is
+/// zeroed when it is dropped.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Zeroizing<String>);
+
+impl Secret {
+    /// Takes the text over; whoever made it must not keep a copy.
+    #[must_use]
+    pub fn new(text: String) -> Self {
+        Self(Zeroizing::new(text))
+    }
+
+    /// The secret itself, for the one place that must send, store or hash it.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(redacted)")
+    }
+}
+
+/// Where a secret comes from.
+#[derive(Clone, Debug)]
+pub enum SecretSource {
+    /// A file, opened anew by its path at every read: Kubernetes replaces a mounted secret by
+    /// swapping a symbolic link, so an open descriptor would go stale.
+    File(PathBuf),
+    /// A value given by the environment, which cannot change while the process runs.
+    Value(Secret),
+}
+
+impl SecretSource {
+    /// Reads the secret as it is now. One line end after it, as editors and `echo` leave, is not part of it.
+    ///
+    /// # Errors
+    /// When the file cannot be read, is over [`MAX_SECRET_BYTES`], is not UTF-8, or is empty.
+    pub fn read(&self) -> Result<Secret, SecretError> {
+        match self {
+            Self::Value(secret) => Ok(secret.clone()),
+            Self::File(path) => read_file(path),
+        }
+    }
+}
+
+fn read_file(path: &Path) -> Result<Secret, SecretError> {
+    let fault = |problem| SecretError { path: path.to_owned(), problem };
+    let file = File::open(path).map_err(|e| fault(Problem::Unreadable(e)))?;
+    // Room for all of it at once: a buffer that grows would leave copies behind it.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_SECRET_BYTES + 1));
+    file.take(MAX_SECRET_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(|e| fault(Problem::Unreadable(e)))?;
+    if bytes.len() > MAX_SECRET_BYTES {
+        return Err(fault(Problem::TooLong));
+    }
+    let text = std::str::from_utf8(&bytes).map_err(|_| fault(Problem::NotText))?;
+    let text = text.strip_suffix('\n').unwrap_or(text);
+    let text = text.strip_suffix('\r').unwrap_or(text);
+    if text.is_empty() {
+        return Err(fault(Problem::Empty));
+    }
+    Ok(Secret::new(text.to_owned()))
+}
+
+/// A secret file that gave no secret. Names the file, never its content.
+#[derive(Debug)]
+pub struct SecretError {
+    path: PathBuf,
+    problem: Problem,
+}
+
+#[derive(Debug)]
+enum Problem {
+    Unreadable(io::Error),
+    TooLong,
+    NotText,
+    Empty,
+}
+
+impl fmt::Display for SecretError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "secret file `{}` ", self.path.display())?;
+        match &self.problem {
+            Problem::Unreadable(_) => f.write_str("cannot be read"),
+            Problem::TooLong => write!(f, "is over {} KiB", MAX_SECRET_BYTES / 1024),
+            Problem::NotText => f.write_str("is not UTF-8 text"),
+            Problem::Empty => f.write_str("is empty"),
+        }
+    }
+}
+
+impl std::error::Error for SecretError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match &self.problem {
+            Problem::Unreadable(e) => Some(e),
+            Problem::TooLong | Problem::NotText | Problem::Empty => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{MAX_SECRET_BYTES, Secret, SecretSource};
+
+    fn read(content: &[u8]) -> Result<Secret, String> {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        std::fs::write(file.path(), content).expect("writable");
+        SecretSource::File(file.path().to_owned()).read().map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn debug_of_a_secret_is_censored() {
+        let shown = format!("{:?}", SecretSource::Value(Secret::new("hunter2".into())));
+        assert!(!shown.contains("hunter2"), "{shown}");
+    }
+
+    #[test]
+    fn one_line_end_after_a_secret_is_not_part_of_it() {
+        assert_eq!(read(b"s3cret\n").expect("valid").expose(), "s3cret");
+        assert_eq!(read(b"s3cret\r\n").expect("valid").expose(), "s3cret");
+        assert_eq!(read(b" s3cret \n\n").expect("valid").expose(), " s3cret \n");
+    }
+
+    #[test]
+    fn a_file_that_holds_no_secret_is_named_with_its_fault() {
+        assert!(read(b"\n").expect_err("empty").ends_with("is empty"));
+        assert!(read(b"\xff").expect_err("binary").ends_with("is not UTF-8 text"));
+        assert!(read(&vec![b'x'; MAX_SECRET_BYTES + 1]).expect_err("long").ends_with("is over 64 KiB"));
+    }
+}

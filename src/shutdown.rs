@@ -1,0 +1,71 @@
+//! The way down: a signal starts the drain, everyone who serves sees it.
+
+use std::io;
+
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
+};
+
+/// The end of the line at which the drain is started. Held by `app` alone.
+#[derive(Debug)]
+pub struct Trigger(watch::Sender<bool>);
+
+/// Tells whether the drain has begun. Cheap to clone, usable on any thread and runtime.
+#[derive(Clone, Debug)]
+pub struct Drain(watch::Receiver<bool>);
+
+/// Makes both ends. Dropping the trigger starts the drain as well.
+#[must_use]
+pub fn channel() -> (Trigger, Drain) {
+    let (sender, receiver) = watch::channel(false);
+    (Trigger(sender), Drain(receiver))
+}
+
+impl Trigger {
+    /// Starts the drain; a second call changes nothing.
+    pub fn start(&self) {
+        self.0.send_replace(true);
+    }
+}
+
+impl Drain {
+    /// Completes once the drain has begun.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing.
+    pub async fn begun(&mut self) {
+        // An error means that the trigger is gone, which is a drain too.
+        let _ = self.0.wait_for(|begun| *begun).await;
+    }
+}
+
+/// The signals that end the process: SIGTERM and SIGINT.
+///
+/// Made first thing, because process 1 of a container ignores every signal that it has no handler for.
+#[derive(Debug)]
+pub struct Signals {
+    term: Signal,
+    int: Signal,
+}
+
+impl Signals {
+    /// Installs the handlers; needs to be called within a runtime.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn install() -> io::Result<Self> {
+        Ok(Self { term: signal(SignalKind::terminate())?, int: signal(SignalKind::interrupt())? })
+    }
+
+    /// Waits for the next of them and gives its name.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing: a signal that came in between is seen by the next call.
+    pub async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.term.recv() => "SIGTERM",
+            _ = self.int.recv() => "SIGINT",
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! The access token: how it is obtained, kept fresh, and handed to requests.
+//!
+//! One background task, the [`Refresher`], is the only writer of the [`TokenCell`]. A request does
+//! no more than load the cell; without a valid token it waits at a [`Renewal`], for a bounded time.
+
+mod client;
+mod credentials;
+mod refresher;
+mod renewal;
+mod schedule;
+mod wire;
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwapOption;
+use bytes::Bytes;
+use http::HeaderValue;
+use zeroize::Zeroizing;
+
+pub use self::{
+    client::{Class, Exchange, FetchError, Issued, TokenClient},
+    credentials::Presented,
+    refresher::{Refresher, State, Status},
+    renewal::{Renewal, Unavailable},
+};
+use crate::clock::Moment;
+
+/// One access token with its life.
+pub struct Token {
+    bearer: Bearer,
+    issued_at: Moment,
+    refresh_at: Moment,
+    hard_expiry: Moment,
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Token")
+            .field("generation", &self.bearer.generation)
+            .field("issued_at", &self.issued_at)
+            .field("refresh_at", &self.refresh_at)
+            .field("hard_expiry", &self.hard_expiry)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a request takes of a token: a clone counts one reference.
+#[derive(Clone)]
+pub struct Bearer {
+    /// The value of `Authorization`, built once per token and marked as sensitive. Its bytes are zeroed with the last clone.
+    pub authorization: HeaderValue,
+    /// Tells this token from the others of this process: 1 is the first, each later one is larger.
+    pub generation: u64,
+}
+
+impl Bearer {
+    /// Returns `None` if the token has characters other than visible ASCII (RFC 6749 appendix A.12,
+    /// less the space): it would say something else on the wire.
+    fn new(access_token: &str, generation: u64) -> Option<Self> {
+        if access_token.is_empty() || !access_token.bytes().all(|b| b.is_ascii_graphic()) {
+            return None;
+        }
+        let mut text = Zeroizing::new(Vec::with_capacity("Bearer ".len() + access_token.len()));
+        text.extend_from_slice(b"Bearer ");
+        text.extend_from_slice(access_token.as_bytes());
+        let mut authorization = HeaderValue::from_maybe_shared(Bytes::from_owner(text)).ok()?;
+        authorization.set_sensitive(true);
+        Some(Self { authorization, generation })
+    }
+}
+
+impl fmt::Debug for Bearer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bearer").field("generation", &self.generation).finish_non_exhaustive()
+    }
+}
+
+/// Where the current token is: written by the refresher alone, read by every request without a lock.
+#[derive(Clone, Debug, Default)]
+pub struct TokenCell(Arc<ArcSwapOption<Token>>);
+
+impl TokenCell {
+    /// What to send at `now`; `None` if there is no token or `now` is at or past its hard expiry.
+    #[must_use]
+    pub fn load(&self, now: Moment) -> Option<Bearer> {
+        let token = self.0.load();
+        token.as_ref().filter(|token| now < token.hard_expiry).map(|token| token.bearer.clone())
+    }
+
+    /// How long the current token can still be sent; `None` if it cannot.
+    #[must_use]
+    pub fn time_left(&self, now: Moment) -> Option<Duration> {
+        let token = self.0.load();
+        token.as_ref().map(|token| token.hard_expiry.saturating_since(now)).filter(|left| !left.is_zero())
+    }
+
+    fn publish(&self, token: Token) {
+        self.0.store(Some(Arc::new(token)));
+    }
+}

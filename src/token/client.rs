@@ -1,0 +1,435 @@
+//! One grant, one exchange: the request to the token endpoint, and what became of it.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode,
+    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, HOST, RETRY_AFTER, USER_AGENT},
+    uri::PathAndQuery,
+};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::{body::Incoming, client::conn::http1};
+use hyper_util::rt::TokioIo;
+use rustls::{ClientConfig, pki_types::InvalidDnsNameError};
+use zeroize::Zeroizing;
+
+use super::{
+    credentials::{Presented, PresentedGrant},
+    wire::{self, Answer, Fields, OAuthError, TokenType},
+};
+use crate::{
+    config::{self, BodyFormat, ClientAuth},
+    http_client::{ConnectError, Connector},
+    secret::{Secret, SecretError},
+};
+
+/// The largest answer that is read: 64 KiB.
+const MAX_ANSWER_BYTES: usize = 64 * 1024;
+/// The longest that connecting may take, of the whole exchange's time.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// What an exchange gave.
+#[derive(Debug)]
+pub struct Issued {
+    pub(super) access_token: Secret,
+    /// As the response states it; `None` if it states none that makes sense.
+    pub(super) lifetime: Option<Duration>,
+    /// A refresh token to be used from now on; `None` if the old one stays.
+    pub(super) refresh_token: Option<Secret>,
+}
+
+/// One exchange of a grant for a token. In tests, a script.
+pub trait Exchange {
+    /// Sends one token request and reads its answer, within a bounded time.
+    ///
+    /// # Errors
+    /// See [`FetchError`].
+    ///
+    /// # Cancel safety
+    /// Not cancel safe: dropping the future leaves open whether the grant was used.
+    fn exchange(&self, presented: &Presented) -> impl Future<Output = Result<Issued, FetchError>>;
+}
+
+/// The way to the token endpoint. Every exchange uses a connection of its own: one that had gone
+/// stale would leave open whether the grant was used.
+pub struct TokenClient {
+    connector: Connector,
+    host: HeaderValue,
+    path: PathAndQuery,
+    client_id: String,
+    client_auth: ClientAuth,
+    body: BodyFormat,
+    scope: Option<String>,
+    timeout: Duration,
+}
+
+impl TokenClient {
+    /// # Errors
+    /// When the host of `token.url` cannot be a name in a certificate.
+    pub fn new(config: &config::Token, tls: Arc<ClientConfig>) -> Result<Self, InvalidDnsNameError> {
+        Ok(Self {
+            connector: Connector::new(&config.origin, tls, config.timeout.min(CONNECT_TIMEOUT))?,
+            host: config.origin.host_header(),
+            path: config.path.clone(),
+            client_id: config.client_id.clone(),
+            client_auth: config.client_auth,
+            body: config.body,
+            scope: config.scope.clone(),
+            timeout: config.timeout,
+        })
+    }
+
+    fn request(&self, presented: &Presented) -> Request<Full<Bytes>> {
+        let mut request = Request::new(Full::new(Bytes::from_owner(self.fields(presented).encode(self.body))));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = self.path.clone().into();
+        let headers = request.headers_mut();
+        headers.insert(HOST, self.host.clone());
+        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        headers.insert(USER_AGENT, HeaderValue::from_static(concat!("token-valet/", env!("CARGO_PKG_VERSION"))));
+        headers.insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static(match self.body {
+                BodyFormat::Json => "application/json",
+                BodyFormat::Form => "application/x-www-form-urlencoded",
+            }),
+        );
+        if self.client_auth == ClientAuth::Basic {
+            headers.insert(AUTHORIZATION, basic(&self.client_id, &presented.client_secret));
+        }
+        request
+    }
+
+    fn fields<'a>(&'a self, presented: &'a Presented) -> Fields<'a> {
+        let mut fields = match &presented.grant {
+            PresentedGrant::ClientCredentials => {
+                let mut fields = vec![("grant_type", "client_credentials")];
+                fields.extend(self.scope.as_deref().map(|scope| ("scope", scope)));
+                fields
+            }
+            PresentedGrant::Code { code, redirect_uri } => {
+                vec![("grant_type", "authorization_code"), ("code", code.expose()), ("redirect_uri", redirect_uri)]
+            }
+            PresentedGrant::RefreshToken(token) => {
+                vec![("grant_type", "refresh_token"), ("refresh_token", token.expose())]
+            }
+        };
+        if self.client_auth == ClientAuth::Body {
+            fields.push(("client_id", &self.client_id));
+            fields.push(("client_secret", presented.client_secret.expose()));
+        }
+        Fields(fields)
+    }
+}
+
+impl Exchange for TokenClient {
+    async fn exchange(&self, presented: &Presented) -> Result<Issued, FetchError> {
+        let exchange = async {
+            let stream = self.connector.connect().await.map_err(FetchError::Connect)?;
+            let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(FetchError::Broken)?;
+            let request = self.request(presented);
+            let answer = async move {
+                let response = sender.send_request(request).await.map_err(FetchError::Broken)?;
+                understand(response, presented).await
+            };
+            // The connection is driven here, so that it ends with the exchange.
+            tokio::pin!(answer, connection);
+            tokio::select! {
+                answer = &mut answer => answer,
+                _ = &mut connection => answer.await,
+            }
+        };
+        tokio::time::timeout(self.timeout, exchange).await.map_err(|_| FetchError::Timeout)?
+    }
+}
+
+impl std::fmt::Debug for TokenClient {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TokenClient")
+            .field("connector", &self.connector)
+            .field("path", &self.path)
+            .finish_non_exhaustive()
+    }
+}
+
+/// HTTP Basic, with both halves form-encoded first (RFC 6749 section 2.3.1), in memory that is zeroed after use.
+fn basic(client_id: &str, secret: &Secret) -> HeaderValue {
+    let mut pair = Zeroizing::new(Vec::with_capacity(3 * (client_id.len() + secret.expose().len()) + 1));
+    wire::form_encode(client_id, &mut pair);
+    pair.push(b':');
+    wire::form_encode(secret.expose(), &mut pair);
+    let room = "Basic ".len() + pair.len().div_ceil(3) * 4;
+    let mut text = Zeroizing::new(String::with_capacity(room));
+    text.push_str("Basic ");
+    BASE64_STANDARD.encode_string(&*pair, &mut text);
+    let bytes = Bytes::from_owner(Zeroizing::new(std::mem::take(&mut *text).into_bytes()));
+    let mut value = HeaderValue::from_maybe_shared(bytes).expect("base64 is visible ASCII");
+    value.set_sensitive(true);
+    value
+}
+
+async fn understand(response: Response<Incoming>, presented: &Presented) -> Result<Issued, FetchError> {
+    let (head, body) = response.into_parts();
+    let body = collect(body).await?;
+    let retry_after = retry_after(&head.headers);
+    match wire::parse(&body) {
+        Some(Answer::Error(error, description)) => {
+            let description = description.filter(|text| !presented.is_repeated_by(text));
+            Err(FetchError::OAuth { error, status: head.status, description, retry_after })
+        }
+        Some(Answer::Grant(grant)) if head.status == StatusCode::OK => {
+            if grant.token_type == TokenType::Other {
+                return Err(FetchError::NotBearer);
+            }
+            if grant.token_type == TokenType::Missing {
+                tracing::warn!("the token response names no token type; taken as Bearer");
+            }
+            let lifetime = shorter(grant.expires_in, jwt_lifetime(&grant.access_token, &head.headers));
+            Ok(Issued {
+                access_token: Secret::new(grant.access_token.into_owned()),
+                lifetime,
+                refresh_token: grant.refresh_token,
+            })
+        }
+        _ if head.status == StatusCode::OK && body.is_empty() => Err(FetchError::Empty),
+        _ if head.status == StatusCode::OK => Err(FetchError::Malformed),
+        _ => Err(FetchError::Status { status: head.status, retry_after }),
+    }
+}
+
+async fn collect(body: Incoming) -> Result<Zeroizing<Vec<u8>>, FetchError> {
+    let mut body = Limited::new(body, MAX_ANSWER_BYTES);
+    // Room for all of it at once: a buffer that grows would leave copies of the token behind it.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_ANSWER_BYTES));
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| match error.downcast::<hyper::Error>() {
+            Ok(error) => FetchError::Broken(*error),
+            Err(other) => {
+                debug_assert!(other.is::<LengthLimitError>());
+                FetchError::Oversize
+            }
+        })?;
+        if let Some(data) = frame.data_ref() {
+            bytes.extend_from_slice(data);
+        }
+    }
+    Ok(bytes)
+}
+
+/// A JWT's `exp`, counted from the response's own `Date`: the local wall clock has no say.
+fn jwt_lifetime(access_token: &str, headers: &HeaderMap) -> Option<Duration> {
+    let expiry = wire::jwt_expiry(access_token)?;
+    let date = httpdate::parse_http_date(headers.get(DATE)?.to_str().ok()?).ok()?;
+    let now = date.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs();
+    let seconds = expiry.checked_sub(now).filter(|seconds| *seconds > 0)?;
+    Some(Duration::from_secs(seconds).min(wire::MAX_LIFETIME))
+}
+
+/// The shorter of two, or the one there is.
+fn shorter(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (one, other) => one.or(other),
+    }
+}
+
+/// `Retry-After` in seconds or as a date (RFC 9110 section 10.2.3), the latter counted from the response's `Date`.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let until = httpdate::parse_http_date(text).ok()?;
+    let from = httpdate::parse_http_date(headers.get(DATE)?.to_str().ok()?).ok()?;
+    Some(until.duration_since(from).unwrap_or_default())
+}
+
+/// Who is to blame for a failed exchange, and so what helps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// The network or the provider: trying again helps.
+    Transient,
+    /// The configuration: an operator must act.
+    Configuration,
+    /// The grant is gone: the user must authorize again.
+    GrantGone,
+}
+
+/// Why an exchange gave no token. Nothing of it holds a secret or an unchecked part of the answer.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// No connection; nothing was sent.
+    #[error("cannot connect to the token endpoint")]
+    Connect(#[source] ConnectError),
+    /// The exchange took longer than `token.timeout`.
+    #[error("the token endpoint did not answer in time")]
+    Timeout,
+    /// The connection ended, or what came is not HTTP.
+    #[error("the connection to the token endpoint broke")]
+    Broken(#[source] hyper::Error),
+    /// The answer is over 64 KiB.
+    #[error("the token endpoint's answer is over 64 KiB")]
+    Oversize,
+    /// 200 without a body.
+    #[error("the token endpoint answered 200 with an empty body")]
+    Empty,
+    /// 200 with something else than a token response.
+    #[error("the token endpoint answered 200, but not with a token response")]
+    Malformed,
+    /// The token has characters that no header may have.
+    #[error("the access token has characters that cannot be sent in a header")]
+    UnusableToken,
+    /// `token_type` names another type.
+    #[error("the token's type is not Bearer")]
+    NotBearer,
+    /// An OAuth error.
+    #[error("the token endpoint refuses: `{error}` (status {})", status.as_u16())]
+    OAuth {
+        /// What it says.
+        error: OAuthError,
+        /// The status that came with it.
+        status: StatusCode,
+        /// Up to 200 printable characters of what it adds.
+        description: Option<String>,
+        /// When it wants to be asked again.
+        retry_after: Option<Duration>,
+    },
+    /// Another status than 200, without an OAuth error.
+    #[error("the token endpoint answered with status {}", status.as_u16())]
+    Status {
+        /// The status.
+        status: StatusCode,
+        /// When it wants to be asked again.
+        retry_after: Option<Duration>,
+    },
+    /// The code was presented before and gave nothing: a code must not be used twice (RFC 6749 section 4.1.2).
+    #[error("the authorization code was used before; the user must authorize again")]
+    CodeUsed,
+    /// A secret file gives no secret, and none had been read before.
+    #[error("a secret cannot be read")]
+    Secret(#[source] SecretError),
+}
+
+impl FetchError {
+    /// Who is to blame.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Connect(_)
+            | Self::Timeout
+            | Self::Broken(_)
+            | Self::Oversize
+            | Self::Empty
+            | Self::Malformed
+            | Self::UnusableToken
+            | Self::NotBearer => Class::Transient,
+            Self::OAuth { error, status, .. } => match error {
+                OAuthError::InvalidGrant => Class::GrantGone,
+                OAuthError::InvalidClient
+                | OAuthError::InvalidRequest
+                | OAuthError::InvalidScope
+                | OAuthError::UnauthorizedClient
+                | OAuthError::UnsupportedGrantType
+                | OAuthError::UnsupportedResponseType
+                | OAuthError::UnsupportedTokenType
+                | OAuthError::AccessDenied => Class::Configuration,
+                OAuthError::ServerError | OAuthError::TemporarilyUnavailable => Class::Transient,
+                OAuthError::Other if is_transient(*status) || !status.is_client_error() => Class::Transient,
+                OAuthError::Other => Class::Configuration,
+            },
+            Self::Status { status, .. } => match status.as_u16() {
+                300..=399 | 401 | 403 | 404 | 405 => Class::Configuration,
+                _ => Class::Transient,
+            },
+            Self::CodeUsed => Class::GrantGone,
+            Self::Secret(_) => Class::Configuration,
+        }
+    }
+
+    /// Returns true if the request may have reached the endpoint although no answer came back, so
+    /// that a rotated refresh token may be lost unless the same one is presented again soon.
+    #[must_use]
+    pub fn is_ambiguous(&self) -> bool {
+        matches!(self, Self::Timeout | Self::Broken(_) | Self::Oversize | Self::Empty | Self::Malformed)
+    }
+
+    /// Returns true if nothing of the request was sent.
+    #[must_use]
+    pub fn is_unsent(&self) -> bool {
+        matches!(self, Self::Connect(_) | Self::Secret(_))
+    }
+
+    /// What the endpoint adds to its OAuth error, made safe to be logged.
+    #[must_use]
+    pub fn description(&self) -> Option<&str> {
+        match self {
+            Self::OAuth { description, .. } => description.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// When the endpoint wants to be asked again.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::OAuth { retry_after, .. } | Self::Status { retry_after, .. } => *retry_after,
+            Self::Connect(_)
+            | Self::Timeout
+            | Self::Broken(_)
+            | Self::Oversize
+            | Self::Empty
+            | Self::Malformed
+            | Self::UnusableToken
+            | Self::NotBearer
+            | Self::CodeUsed
+            | Self::Secret(_) => None,
+        }
+    }
+
+    /// The configuration keys that an operator should look at.
+    #[must_use]
+    pub fn keys(&self) -> Option<&'static str> {
+        match self {
+            Self::OAuth { error, .. } => match error {
+                OAuthError::InvalidClient => Some("token.client_id, token.client_secret_file"),
+                OAuthError::InvalidGrant => Some("token.code_file, token.refresh_token_file"),
+                OAuthError::InvalidScope => Some("token.scope, token.client_auth"),
+                OAuthError::InvalidRequest => Some("token.client_auth, token.body, token.redirect_uri"),
+                OAuthError::UnauthorizedClient | OAuthError::UnsupportedGrantType => Some("token.grant"),
+                OAuthError::UnsupportedResponseType
+                | OAuthError::UnsupportedTokenType
+                | OAuthError::AccessDenied
+                | OAuthError::ServerError
+                | OAuthError::TemporarilyUnavailable
+                | OAuthError::Other => None,
+            },
+            Self::Status { status, .. } => match status.as_u16() {
+                415 => Some("token.body"),
+                300..=399 | 401 | 403 | 404 | 405 => Some("token.url"),
+                _ => None,
+            },
+            Self::Connect(ConnectError::Tls(_)) => Some("token.url, token.ca_file"),
+            Self::Connect(ConnectError::Resolve(_) | ConnectError::NoAddress) => Some("token.url"),
+            Self::Connect(ConnectError::Tcp(_) | ConnectError::Timeout)
+            | Self::Timeout
+            | Self::Broken(_)
+            | Self::Oversize
+            | Self::Empty
+            | Self::Malformed
+            | Self::UnusableToken
+            | Self::NotBearer
+            | Self::Secret(_) => None,
+            Self::CodeUsed => Some("token.code_file"),
+        }
+    }
+}
+
+/// The statuses after which the same request may be tried again.
+fn is_transient(status: StatusCode) -> bool {
+    status.is_server_error() || matches!(status.as_u16(), 408 | 425 | 429)
+}
