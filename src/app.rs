@@ -14,7 +14,8 @@ use crate::{
     config::Config,
     http_client::Connector,
     listener::{HttpLimits, ListenError, Listener},
-    proxy::{InFlightLimit, Proxy},
+    metrics::Metrics,
+    proxy::{Limits, Proxy},
     shutdown::{self, Drain, Signals},
     tls::{self, TlsError},
     token::{Refresher, TokenClient},
@@ -54,16 +55,19 @@ pub async fn run(
     started: impl FnOnce(&Listener, &Listener),
 ) -> Result<(), AppError> {
     let clock = Clock::kernel();
+    let metrics = Metrics::default();
+    let token_metrics = metrics.token.clone();
     let (trigger, drain) = shutdown::channel();
     let (last_call, exchanges_end) = shutdown::channel();
 
     let token_tls = tls::client_config(&config.token.trust)?;
     let endpoint = TokenClient::new(&config.token, token_tls)?;
-    let (refresher, tokens, renewal) = Refresher::new(&config.token, endpoint, clock.clone(), rand::make_rng());
+    let (refresher, tokens, renewal) =
+        Refresher::new(&config.token, endpoint, clock.clone(), rand::make_rng(), metrics.token.clone());
 
     let api_tls = tls::client_config(&config.upstream.trust)?;
     let connector = Connector::new(&config.upstream.origin, api_tls, config.upstream.connect_timeout)?;
-    let in_flight = InFlightLimit::new(config.upstream.max_in_flight);
+    let limits = Limits::new(&config);
 
     let port = Listener::bind(config.listen.address, config.listen.max_connections)?;
     let admin_port = Listener::bind(config.admin.address, config.admin.max_connections)?;
@@ -76,15 +80,14 @@ pub async fn run(
     started(&port, &admin_port);
 
     let refresher = spawn_local(refresher.run(exchanges_end));
-    let admin = Admin::new(&config.admin, tokens.clone(), renewal.clone(), clock.clone());
+    let admin = Admin::new(&config.admin, tokens.clone(), renewal.clone(), clock.clone(), metrics);
     spawn_local(serve_admin(admin, admin_port, drain.clone()));
-    let (grace, threads) = (config.shutdown.grace, config.listen.threads);
-    let limits =
-        HttpLimits { idle_timeout: config.listen.idle_timeout, max_header_bytes: config.listen.max_header_bytes };
+    let (grace, threads, http) = (config.shutdown.grace, config.listen.threads, HttpLimits::new(&config.listen));
     let new_proxy = move || {
-        Proxy::new(&config, connector.clone(), in_flight.clone(), tokens.clone(), renewal.clone(), clock.clone())
+        let (connector, limits, clock) = (connector.clone(), limits.clone(), clock.clone());
+        Proxy::new(&config, connector, limits, tokens.clone(), renewal.clone(), clock, &token_metrics)
     };
-    let mut workers = Workers::start(threads, port, limits, &drain, new_proxy)?;
+    let mut workers = Workers::start(threads, port, http, &drain, new_proxy)?;
 
     tokio::select! {
         signal = signals.next() => tracing::info!(signal, grace_s = grace.as_secs(), "draining"),

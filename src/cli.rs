@@ -16,6 +16,7 @@ use tokio::runtime::{Builder, LocalOptions};
 use crate::{
     app::{self, AppError},
     config::{Config, ConfigError},
+    process,
     report::Report,
     shutdown::Signals,
     telemetry,
@@ -134,6 +135,7 @@ where
         Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).map_err(CliError::Process)?;
     runtime.block_on(async {
         let signals = Signals::install().map_err(CliError::Process)?;
+        process::keep_memory_private().map_err(CliError::Process)?;
         command(signals).await
     })
 }

@@ -71,6 +71,15 @@ impl Clock {
         SystemTime::now()
     }
 
+    /// What the wall clock shows, as it is set now, at another moment. For people only.
+    #[must_use]
+    pub fn wall_at(&self, moment: Moment) -> SystemTime {
+        let now = self.now();
+        let (ahead, behind) = (moment.saturating_since(now), now.saturating_since(moment));
+        let wall = self.wall();
+        (wall + ahead).checked_sub(behind).unwrap_or(wall)
+    }
+
     /// Sleeps until `deadline`, looking at the clock at least every 15 s, so that a suspend
     /// delays the wake-up by no more than that.
     ///

@@ -15,9 +15,15 @@ mod tests;
 mod url;
 mod values;
 
-use std::{fs, io, net::SocketAddr, ops::Range, path::Path, time::Duration};
+use std::{
+    fs, io,
+    net::SocketAddr,
+    ops::Range,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use http::{HeaderValue, uri::PathAndQuery};
+use http::{HeaderValue, StatusCode, uri::PathAndQuery};
 use rustls::pki_types::CertificateDer;
 
 use self::source::Source;
@@ -178,6 +184,14 @@ pub struct Token {
     pub retry_max: Duration,
     /// How many requests wait for a token at once.
     pub max_waiters: usize,
+    /// The statuses by which the API may say that a token is not good: of 400, 401 and 403.
+    pub rejection_statuses: Vec<StatusCode>,
+    /// The longest request body, in bytes, that is kept to be sent again with another token.
+    pub max_replay_body: usize,
+    /// How much all such bodies may take together, in bytes.
+    pub max_replay_memory: usize,
+    /// Where a refresh token survives a restart.
+    pub state_file: Option<PathBuf>,
 }
 
 /// What is exchanged for an access token (RFC 6749 section 1.3).

@@ -20,6 +20,8 @@ pub mod clock;
 pub mod config;
 pub mod http_client;
 pub mod listener;
+pub mod metrics;
+pub mod process;
 pub mod proxy;
 pub mod report;
 pub mod sandbox;

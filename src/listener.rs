@@ -11,7 +11,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
 };
 
-use crate::shutdown::Drain;
+use crate::{config::Listen, shutdown::Drain};
 
 /// How many connections the kernel completes before they are accepted.
 const BACKLOG: u32 = 1_024;
@@ -156,6 +156,14 @@ impl Detached {
     /// When that cannot watch it.
     pub fn attach(self) -> io::Result<Accepted> {
         Ok(Accepted { stream: TcpStream::from_std(self.stream)?, peer: self.peer, place: self.place })
+    }
+}
+
+impl HttpLimits {
+    /// Those of the local port.
+    #[must_use]
+    pub fn new(config: &Listen) -> Self {
+        Self { idle_timeout: config.idle_timeout, max_header_bytes: config.max_header_bytes }
     }
 }
 

@@ -5,23 +5,32 @@ mod body;
 mod error;
 mod headers;
 mod in_flight;
+mod replay;
 mod target;
+mod verdict;
 
-use std::{mem, time::Duration};
+use std::{cell::Cell, mem, time::Duration};
 
-use http::{HeaderValue, Request, Response, Version, header::AUTHORIZATION, request::Parts};
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header::AUTHORIZATION, request::Parts,
+};
 use hyper::body::Incoming;
+use prometheus_client::metrics::{counter::Counter, family::Family};
 
 use self::{
     access::AccessLog,
-    body::{Progress, Upload},
+    body::{Upload, UploadWatch},
+    in_flight::InFlightLimit,
+    replay::ReplayMemory,
+    verdict::Verdict,
 };
-pub use self::{body::ResponseBody, error::ProxyError, in_flight::InFlightLimit};
+pub use self::{body::ResponseBody, error::ProxyError};
 use crate::{
     clock::{Clock, Moment},
     config::Config,
     http_client::{Connector, Pool, SendError},
-    token::{Bearer, Renewal, TokenCell},
+    metrics::{Rejection, TokenMetrics},
+    token::{Bearer, Renewal, Replay, TokenCell},
 };
 
 /// The proxy of one runtime thread: its pool of connections, and the current token.
@@ -35,21 +44,64 @@ pub struct Proxy {
     idle_body_timeout: Duration,
     in_flight: InFlightLimit,
     access: AccessLog,
+    rejection_statuses: Vec<StatusCode>,
+    replay_memory: ReplayMemory,
     tokens: TokenCell,
     renewal: Renewal,
+    /// The newest token that the API was seen to take. Of this thread alone: a plain store for each answer.
+    accepted: Cell<u64>,
+    rejections: Family<Rejection, Counter>,
     clock: Clock,
 }
 
+/// What the requests of all threads may take together.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    in_flight: InFlightLimit,
+    replay_memory: ReplayMemory,
+}
+
+impl Limits {
+    /// By `upstream.max_in_flight`, `token.max_replay_body` and `token.max_replay_memory`.
+    #[must_use]
+    pub fn new(config: &Config) -> Self {
+        Self {
+            in_flight: InFlightLimit::new(config.upstream.max_in_flight),
+            replay_memory: ReplayMemory::new(config.token.max_replay_body, config.token.max_replay_memory),
+        }
+    }
+}
+
+/// A request as it is sent to the API, but for its body and token.
+#[derive(Debug)]
+struct Outbound {
+    method: Method,
+    target: Uri,
+    headers: HeaderMap,
+}
+
+impl Outbound {
+    fn with(&self, body: Upload) -> Request<Upload> {
+        let mut request = Request::new(body);
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = self.target.clone();
+        *request.version_mut() = Version::HTTP_11;
+        *request.headers_mut() = self.headers.clone();
+        request
+    }
+}
+
 impl Proxy {
-    /// `in_flight` is shared by the proxies of all threads.
+    /// `limits` are shared by the proxies of all threads.
     #[must_use]
     pub fn new(
         config: &Config,
         connector: Connector,
-        in_flight: InFlightLimit,
+        limits: Limits,
         tokens: TokenCell,
         renewal: Renewal,
         clock: Clock,
+        metrics: &TokenMetrics,
     ) -> Self {
         Self {
             pool: Pool::new(connector, config.upstream.pool_max_idle),
@@ -58,10 +110,14 @@ impl Proxy {
             host: config.upstream.origin.host_header(),
             response_timeout: config.upstream.response_timeout,
             idle_body_timeout: config.upstream.idle_body_timeout,
-            in_flight,
+            in_flight: limits.in_flight,
             access: AccessLog::new(config.log.access),
+            rejection_statuses: config.token.rejection_statuses.clone(),
+            replay_memory: limits.replay_memory,
             tokens,
             renewal,
+            accepted: Cell::new(0),
+            rejections: metrics.rejections.clone(),
             clock,
         }
     }
@@ -92,16 +148,34 @@ impl Proxy {
         let in_flight = self.in_flight.enter()?;
         let target = target::to_upstream(&head.method, &head.uri, &self.prefix)?;
         // Before the body is polled: a caller that waits for `100 Continue` does not send it in vain.
-        let mut bearer = self.bearer(now).await?;
+        let bearer = self.bearer(now).await?;
 
-        let (upload, progress) = Upload::new(body, self.idle_body_timeout);
-        let mut request = Request::new(upload);
-        *request.method_mut() = head.method.clone();
-        *request.uri_mut() = target;
-        *request.version_mut() = Version::HTTP_11;
-        *request.headers_mut() = mem::take(&mut head.headers);
-        headers::to_upstream(request.headers_mut(), &self.host);
+        let mut headers = mem::take(&mut head.headers);
+        headers::to_upstream(&mut headers, &self.host);
+        let outbound = Outbound { method: head.method.clone(), target, headers };
+        let (upload, watch) = Upload::new(body, self.idle_body_timeout, &self.replay_memory);
+        let (generation, response) = self.send(&outbound, upload, &watch, bearer).await?;
+        let response = match self.judge(&outbound, response).await {
+            Verdict::Answer(response) => {
+                if response.status().is_success() {
+                    self.accepted.set(generation);
+                }
+                response
+            }
+            Verdict::Suspect(response) => self.replay(&outbound, &watch, generation, response).await?,
+        };
+        Ok(response.map(|body| body.counted(in_flight)))
+    }
 
+    /// Sends a request, stamped with the token as late as possible. Returns the generation that it went out with.
+    async fn send(
+        &self,
+        outbound: &Outbound,
+        body: Upload,
+        watch: &UploadWatch,
+        mut bearer: Bearer,
+    ) -> Result<(u64, Response<ResponseBody>), ProxyError> {
+        let mut request = outbound.with(body);
         loop {
             let connection = self.pool.checkout().await?;
             if connection.is_new() {
@@ -109,18 +183,68 @@ impl Proxy {
                 bearer = self.bearer(self.clock.now()).await?;
             }
             request.headers_mut().insert(AUTHORIZATION, bearer.authorization.clone());
-            match self.head_of(connection.send(request), &progress).await? {
+            match self.head_of(connection.send(request), watch).await? {
                 Ok(response) => {
-                    let mut response = response.map(|body| ResponseBody::api(body, self.idle_body_timeout, in_flight));
+                    let mut response = response.map(|body| ResponseBody::api(body, self.idle_body_timeout));
                     headers::to_client(response.headers_mut());
                     *response.version_mut() = Version::HTTP_11;
-                    return Ok(response);
+                    return Ok((bearer.generation, response));
                 }
                 // Ends: a connection that was idle leaves the pool for good, and a new one never gives back.
                 Err(SendError::Unsent(unsent)) => request = *unsent,
                 Err(SendError::Broken(error)) => return Err(error.into()),
             }
         }
+    }
+
+    async fn judge(&self, outbound: &Outbound, response: Response<ResponseBody>) -> Verdict {
+        if self.rejection_statuses.contains(&response.status()) {
+            verdict::judge(response, &outbound.method).await
+        } else {
+            Verdict::Answer(response)
+        }
+    }
+
+    /// The API rejected the token: sends the request once more with a newer one, if there is one soon
+    /// and that is safe. Otherwise the rejection is the answer.
+    async fn replay(
+        &self,
+        outbound: &Outbound,
+        watch: &UploadWatch,
+        generation: u64,
+        rejection: Response<ResponseBody>,
+    ) -> Result<Response<ResponseBody>, ProxyError> {
+        let is_replaced = self.renewal.reject(generation, self.accepted.get() >= generation);
+        // After a 401 the request was not processed (RFC 9110 section 15.5.2); other statuses say nothing of that.
+        let is_safe = rejection.status() == StatusCode::UNAUTHORIZED || outbound.method.is_safe();
+        let count = |action| {
+            let rejection = Rejection { status: rejection.status().as_u16(), action };
+            self.rejections.get_or_create(&rejection).inc();
+        };
+        let Some(body) = watch.again().filter(|_| is_replaced && is_safe) else {
+            count("pass_on");
+            return Ok(rejection);
+        };
+        let Some(bearer) = self.renewal.after(generation).await else {
+            count("pass_on");
+            return Ok(rejection);
+        };
+        count("replay");
+        drop(rejection);
+        let (_, response) = self.send(outbound, body, watch, bearer).await?;
+        Ok(match self.judge(outbound, response).await {
+            Verdict::Answer(response) => {
+                // A failure of the API itself says nothing about the token.
+                if !response.status().is_server_error() {
+                    self.renewal.replayed(Replay::Accepted);
+                }
+                response
+            }
+            Verdict::Suspect(response) => {
+                self.renewal.replayed(Replay::Rejected);
+                response
+            }
+        })
     }
 
     async fn bearer(&self, now: Moment) -> Result<Bearer, ProxyError> {
@@ -131,12 +255,12 @@ impl Proxy {
     }
 
     /// Waits for the head of the response, `upstream.response_timeout` from the last progress of the upload.
-    async fn head_of<T>(&self, response: impl Future<Output = T>, progress: &Progress) -> Result<T, ProxyError> {
+    async fn head_of<T>(&self, response: impl Future<Output = T>, watch: &UploadWatch) -> Result<T, ProxyError> {
         tokio::pin!(response);
         loop {
             match tokio::time::timeout(self.response_timeout, &mut response).await {
                 Ok(response) => return Ok(response),
-                Err(_) if progress.since_last_look() => {}
+                Err(_) if watch.has_moved() => {}
                 Err(_) => return Err(ProxyError::ResponseTimeout),
             }
         }

@@ -6,6 +6,7 @@
 mod client;
 mod credentials;
 mod refresher;
+mod rejection;
 mod renewal;
 mod schedule;
 mod wire;
@@ -21,7 +22,7 @@ pub use self::{
     client::{Class, Exchange, FetchError, Issued, TokenClient},
     credentials::Presented,
     refresher::{Refresher, State, Status},
-    renewal::{Renewal, Unavailable},
+    renewal::{Renewal, Replay, Unavailable},
 };
 use crate::clock::Moment;
 

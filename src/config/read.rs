@@ -2,7 +2,7 @@
 //!
 //! To add a key: a line here, a paragraph in `config/token-valet.toml`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use tracing::level_filters::LevelFilter;
 
@@ -12,8 +12,8 @@ use super::{
     source::Source,
     url::{Url, base_url, url},
     values::{
-        Mismatch, boolean, certificates, duration, integer, list, sandbox_fault, secret_file, size, socket_address,
-        span, text, word,
+        Mismatch, Raw, boolean, certificates, duration, integer, list, path, rejection_status, sandbox_fault,
+        secret_file, size, socket_address, span, text, word,
     },
 };
 use crate::secret::SecretSource;
@@ -94,10 +94,11 @@ fn token(s: &mut Source) -> Token {
         let hint = "the client's secret would cross the network unencrypted: write `https://`";
         s.refuse("token.url", plaintext(&url).hint(hint));
     }
+    let state_file = s.optional("token.state_file", path);
     Token {
         origin: url.origin,
         path: url.path,
-        grant: grant(s),
+        grant: grant(s, state_file.as_deref()),
         client_id: s.required("token.client_id", "the id given at onboarding", "my-client", text),
         client_secret: client_secret(s),
         client_auth: s.value(
@@ -117,15 +118,22 @@ fn token(s: &mut Source) -> Token {
         wait: s.value("token.wait", "2s", duration("0s", "60s")),
         retry_max: s.value("token.retry_max", "30s", duration("1s", "5m")),
         max_waiters: s.value("token.max_waiters", "1024", integer(1..=65_536)),
+        rejection_statuses: s.value("token.rejection_statuses", "401,403", list(rejection_status)),
+        max_replay_body: s.value("token.max_replay_body", "64KiB", size("0B", "1MiB")),
+        max_replay_memory: s.value("token.max_replay_memory", "8MiB", size("0B", "1GiB")),
+        state_file,
     }
 }
 
-fn grant(s: &mut Source) -> Grant {
+fn grant(s: &mut Source, state_file: Option<&Path>) -> Grant {
+    // What is in the state file replaces the code or refresh token that it came from, which may be gone.
+    let is_started = state_file.is_some_and(Path::exists);
+    let first = move |raw: &Raw<'_>| if is_started { path(raw).map(SecretSource::File) } else { secret_file(raw) };
     let expected = "how the access token is obtained";
     let kind = s.required("token.grant", expected, "client_credentials", word(GRANTS));
-    let code = s.optional("token.code_file", secret_file);
+    let code = s.optional("token.code_file", first);
     let redirect_uri = s.optional("token.redirect_uri", text);
-    let refresh_token = s.optional("token.refresh_token_file", secret_file);
+    let refresh_token = s.optional("token.refresh_token_file", first);
     if s.is_sound("token.grant") {
         check_keys_of_grants(s, kind);
     }
@@ -154,44 +162,49 @@ const GRANTS: &[(&str, GrantKind)] = &[
     ("refresh_token", GrantKind::RefreshToken),
 ];
 
-/// A key that means something to one grant only, and to that one may be indispensable.
+/// A key that means something to some grants only, and to those may be indispensable.
 struct KeyOfGrant {
     key: &'static str,
-    grant: GrantKind,
-    /// What to expect and an example, if that grant cannot do without.
+    grants: &'static [GrantKind],
+    /// What to expect and an example, if those grants cannot do without.
     required: Option<(&'static str, &'static str)>,
 }
 
-const KEYS_OF_GRANTS: [KeyOfGrant; 4] = [
-    KeyOfGrant { key: "token.scope", grant: GrantKind::ClientCredentials, required: None },
+const KEYS_OF_GRANTS: [KeyOfGrant; 5] = [
+    KeyOfGrant { key: "token.scope", grants: &[GrantKind::ClientCredentials], required: None },
     KeyOfGrant {
         key: "token.code_file",
-        grant: GrantKind::AuthorizationCode,
+        grants: &[GrantKind::AuthorizationCode],
         required: Some(("the file that holds the callback's code", "/run/secrets/code")),
     },
     KeyOfGrant {
         key: "token.redirect_uri",
-        grant: GrantKind::AuthorizationCode,
+        grants: &[GrantKind::AuthorizationCode],
         required: Some(("that of the authorization request", "https://app.example.com/callback")),
     },
     KeyOfGrant {
         key: "token.refresh_token_file",
-        grant: GrantKind::RefreshToken,
+        grants: &[GrantKind::RefreshToken],
         required: Some(("the file that holds the refresh token", "/run/secrets/refresh_token")),
+    },
+    KeyOfGrant {
+        key: "token.state_file",
+        grants: &[GrantKind::AuthorizationCode, GrantKind::RefreshToken],
+        required: None,
     },
 ];
 
 /// A key of another grant would be ignored in silence, so it is refused.
 fn check_keys_of_grants(s: &mut Source, chosen: GrantKind) {
-    for KeyOfGrant { key, grant, required } in KEYS_OF_GRANTS {
+    for KeyOfGrant { key, grants, required } in KEYS_OF_GRANTS {
         match (s.is_set(key), required) {
-            (true, _) if grant != chosen => {
+            (true, _) if !grants.contains(&chosen) => {
                 let name = |kind| GRANTS.iter().find(|(_, k)| *k == kind).map_or("", |(name, _)| name);
                 let problem = format!("has no meaning for the grant `{}`", name(chosen));
-                let hint = format!("remove it, or set `token.grant = {:?}`", name(grant));
+                let hint = format!("remove it, or set `token.grant = {:?}`", name(grants[0]));
                 s.refuse(key, Mismatch::statement(problem).hint(hint));
             }
-            (false, Some((expected, example))) if grant == chosen => s.missing(key, expected, example),
+            (false, Some((expected, example))) if grants.contains(&chosen) => s.missing(key, expected, example),
             (true | false, _) => {}
         }
     }

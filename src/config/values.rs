@@ -10,6 +10,7 @@ use std::{
 
 use bytesize::ByteSize;
 use config::ValueKind;
+use http::StatusCode;
 use rustls::{
     RootCertStore,
     pki_types::{
@@ -278,6 +279,14 @@ pub(super) fn certificates(raw: &Raw<'_>) -> Parsed<Vec<CertificateDer<'static>>
     }
 }
 
+/// A status by which the API may say that a token is not good.
+pub(super) fn rejection_status(raw: &Raw<'_>) -> Parsed<StatusCode> {
+    let expected = || Mismatch::expected("400, 401 or 403");
+    let number = integer(400..=403)(raw).map_err(|_| expected())?;
+    let status = u16::try_from(number).ok().and_then(|number| StatusCode::from_u16(number).ok());
+    status.filter(|status| *status != StatusCode::PAYMENT_REQUIRED).ok_or_else(expected)
+}
+
 /// A fault and its time, such as `"down 10s..25s"`.
 pub(super) fn sandbox_fault(raw: &Raw<'_>) -> Parsed<SandboxFault> {
     const FAULTS: &[(&str, TokenFault)] = &[
@@ -305,7 +314,7 @@ pub(super) fn sandbox_fault(raw: &Raw<'_>) -> Parsed<SandboxFault> {
     Ok(SandboxFault { fault, during })
 }
 
-fn path(raw: &Raw<'_>) -> Parsed<PathBuf> {
+pub(super) fn path(raw: &Raw<'_>) -> Parsed<PathBuf> {
     match string(raw, "a file's path")? {
         "" => Err(Mismatch::expected("a file's path")),
         path => Ok(PathBuf::from(path)),

@@ -1,7 +1,7 @@
 //! Bodies, both ways: streamed as they come, with a bound on how long they may stand still.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     pin::Pin,
     rc::Rc,
     task::{Context, Poll},
@@ -9,12 +9,16 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
-use super::in_flight::InFlight;
+use super::{
+    in_flight::InFlight,
+    replay::{Copy, ReplayMemory},
+};
 use crate::http_client::PooledBody;
 
 /// Why a body ends before its end.
@@ -31,21 +35,30 @@ pub enum BodyError {
     Stalled,
 }
 
-/// A caller's body on its way to the API.
+/// A request's body on its way to the API.
 #[derive(Debug)]
-pub(super) struct Upload {
-    incoming: Incoming,
-    patience: Patience,
-    moved: Option<Rc<Cell<bool>>>,
+pub(super) enum Upload {
+    /// As the caller sends it.
+    Streamed { incoming: Incoming, patience: Patience, shared: Option<Rc<Shared>> },
+    /// As it was kept when it was first sent.
+    Again(Full<Bytes>),
+}
+
+/// What the upload, which belongs to the connection, tells the request that it is part of.
+#[derive(Debug)]
+pub(super) struct Shared {
+    moved: Cell<bool>,
+    copy: RefCell<Copy>,
 }
 
 impl Upload {
-    /// The body, and a look at whether it moves.
-    pub(super) fn new(incoming: Incoming, idle_timeout: Duration) -> (Self, Progress) {
+    /// The body, and a look at what becomes of it.
+    pub(super) fn new(incoming: Incoming, idle_timeout: Duration, memory: &ReplayMemory) -> (Self, UploadWatch) {
         // Most requests have no body and need nothing to be shared.
-        let moved = (!incoming.is_end_stream()).then(Rc::default);
-        let progress = Progress(moved.clone());
-        (Self { incoming, patience: Patience::new(idle_timeout), moved }, progress)
+        let shared = (!incoming.is_end_stream())
+            .then(|| Rc::new(Shared { moved: Cell::new(false), copy: RefCell::new(Copy::new(memory.clone())) }));
+        let watch = UploadWatch(shared.clone());
+        (Self::Streamed { incoming, patience: Patience::new(idle_timeout), shared }, watch)
     }
 }
 
@@ -54,31 +67,69 @@ impl Body for Upload {
     type Error = BodyError;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let this = self.get_mut();
-        let frame = this.patience.poll(cx, |cx| Pin::new(&mut this.incoming).poll_frame(cx), BodyError::Caller);
-        if let (Poll::Ready(_), Some(moved)) = (&frame, &this.moved) {
-            moved.set(true);
+        match self.get_mut() {
+            Self::Streamed { incoming, patience, shared } => {
+                let frame = patience.poll(cx, |cx| Pin::new(&mut *incoming).poll_frame(cx), BodyError::Caller);
+                if let (Poll::Ready(frame), Some(shared)) = (&frame, shared) {
+                    shared.note(frame.as_ref(), incoming.is_end_stream());
+                }
+                frame
+            }
+            Self::Again(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
         }
-        frame
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        match self {
+            Self::Streamed { incoming, .. } => incoming.is_end_stream(),
+            Self::Again(body) => body.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        match self {
+            Self::Streamed { incoming, .. } => incoming.size_hint(),
+            Self::Again(body) => body.size_hint(),
+        }
     }
 }
 
-/// Tells whether an upload moves, while its owner is the connection to the API.
-#[derive(Debug)]
-pub(super) struct Progress(Option<Rc<Cell<bool>>>);
+impl Shared {
+    fn note(&self, frame: Option<&Result<Frame<Bytes>, BodyError>>, ended: bool) {
+        self.moved.set(true);
+        let mut copy = self.copy.borrow_mut();
+        match frame {
+            Some(Ok(frame)) => match frame.data_ref() {
+                Some(data) => copy.push(data),
+                // Trailers are not kept.
+                None => copy.give_up(),
+            },
+            Some(Err(_)) => copy.give_up(),
+            None => {}
+        }
+        if ended || frame.is_none() {
+            copy.finish();
+        }
+    }
+}
 
-impl Progress {
+/// A look at an upload while its owner is the connection to the API.
+#[derive(Debug)]
+pub(super) struct UploadWatch(Option<Rc<Shared>>);
+
+impl UploadWatch {
     /// Returns true if a part of the body was taken since the last call.
-    pub(super) fn since_last_look(&self) -> bool {
-        self.0.as_ref().is_some_and(|moved| moved.replace(false))
+    pub(super) fn has_moved(&self) -> bool {
+        self.0.as_ref().is_some_and(|shared| shared.moved.replace(false))
+    }
+
+    /// The same body once more; `None` if it has not ended or was not kept whole.
+    pub(super) fn again(&self) -> Option<Upload> {
+        let body = match &self.0 {
+            None => Bytes::new(),
+            Some(shared) => shared.copy.borrow().whole()?,
+        };
+        Some(Upload::Again(Full::new(body)))
     }
 }
 
@@ -88,19 +139,55 @@ pub struct ResponseBody(Source);
 
 #[derive(Debug)]
 enum Source {
-    /// The API's, as it comes.
-    Api { body: PooledBody<Upload>, patience: Patience, _in_flight: InFlight },
+    /// The API's, as it comes, after what was read of it already.
+    Api { start: Option<Box<Start>>, body: PooledBody<Upload>, patience: Patience, in_flight: Option<InFlight> },
     /// The sidecar's own.
     Own(Full<Bytes>),
 }
 
+/// The part of a body that was read before it is passed on.
+#[derive(Debug, Default)]
+pub(super) struct Start {
+    pub(super) data: Bytes,
+    pub(super) trailers: Option<HeaderMap>,
+}
+
 impl ResponseBody {
-    pub(super) fn api(body: PooledBody<Upload>, idle_timeout: Duration, in_flight: InFlight) -> Self {
-        Self(Source::Api { body, patience: Patience::new(idle_timeout), _in_flight: in_flight })
+    pub(super) fn api(body: PooledBody<Upload>, idle_timeout: Duration) -> Self {
+        Self(Source::Api { start: None, body, patience: Patience::new(idle_timeout), in_flight: None })
     }
 
     pub(super) fn own(body: impl Into<Bytes>) -> Self {
         Self(Source::Own(Full::new(body.into())))
+    }
+
+    /// Puts back what was read of it.
+    pub(super) fn starting_with(mut self, read: Start) -> Self {
+        if let Source::Api { start, .. } = &mut self.0 {
+            *start = Some(Box::new(read));
+        }
+        self
+    }
+
+    /// Has the request counted until the body's last byte.
+    pub(super) fn counted(mut self, guard: InFlight) -> Self {
+        if let Source::Api { in_flight, .. } = &mut self.0 {
+            *in_flight = Some(guard);
+        }
+        self
+    }
+}
+
+impl Start {
+    fn next(&mut self) -> Option<Frame<Bytes>> {
+        if !self.data.is_empty() {
+            return Some(Frame::data(std::mem::take(&mut self.data)));
+        }
+        self.trailers.take().map(Frame::trailers)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.data.is_empty() && self.trailers.is_none()
     }
 }
 
@@ -110,7 +197,10 @@ impl Body for ResponseBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match &mut self.get_mut().0 {
-            Source::Api { body, patience, .. } => {
+            Source::Api { start, body, patience, .. } => {
+                if let Some(frame) = start.as_mut().and_then(|start| start.next()) {
+                    return Poll::Ready(Some(Ok(frame)));
+                }
                 patience.poll(cx, |cx| Pin::new(&mut *body).poll_frame(cx), BodyError::Api)
             }
             Source::Own(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
@@ -119,14 +209,25 @@ impl Body for ResponseBody {
 
     fn is_end_stream(&self) -> bool {
         match &self.0 {
-            Source::Api { body, .. } => body.is_end_stream(),
+            Source::Api { start, body, .. } => {
+                start.as_ref().is_none_or(|start| start.is_empty()) && body.is_end_stream()
+            }
             Source::Own(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
-            Source::Api { body, .. } => body.size_hint(),
+            Source::Api { start: None, body, .. } => body.size_hint(),
+            Source::Api { start: Some(start), body, .. } => {
+                let (rest, read) = (body.size_hint(), start.data.len() as u64);
+                let mut hint = SizeHint::new();
+                hint.set_lower(rest.lower() + read);
+                if let Some(upper) = rest.upper() {
+                    hint.set_upper(upper + read);
+                }
+                hint
+            }
             Source::Own(body) => body.size_hint(),
         }
     }
@@ -134,7 +235,7 @@ impl Body for ResponseBody {
 
 /// Bounds how long a body may stand still. A body that never makes its reader wait costs no timer.
 #[derive(Debug)]
-struct Patience {
+pub(super) struct Patience {
     limit: Duration,
     /// Kept from one wait to the next; runs only while `waiting`.
     timer: Option<Pin<Box<Sleep>>>,

@@ -9,15 +9,14 @@ use super::ProxyError;
 
 /// The bound of `upstream.max_in_flight`. Lock-free; clones share the count.
 #[derive(Clone, Debug)]
-pub struct InFlightLimit {
+pub(super) struct InFlightLimit {
     count: Arc<AtomicUsize>,
     max: usize,
 }
 
 impl InFlightLimit {
     /// Lets at most `max` requests in.
-    #[must_use]
-    pub fn new(max: usize) -> Self {
+    pub(super) fn new(max: usize) -> Self {
         Self { count: Arc::default(), max }
     }
 

@@ -260,6 +260,18 @@ pub enum Class {
     GrantGone,
 }
 
+impl Class {
+    /// One word, for metrics and logs.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Transient => "transient",
+            Self::Configuration => "configuration",
+            Self::GrantGone => "grant_gone",
+        }
+    }
+}
+
 /// Why an exchange gave no token. Nothing of it holds a secret or an unchecked part of the answer.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
@@ -362,6 +374,15 @@ impl FetchError {
     #[must_use]
     pub fn is_unsent(&self) -> bool {
         matches!(self, Self::Connect(_) | Self::Secret(_))
+    }
+
+    /// The OAuth error, if it is one.
+    #[must_use]
+    pub fn oauth_error(&self) -> Option<OAuthError> {
+        match self {
+            Self::OAuth { error, .. } => Some(*error),
+            _ => None,
+        }
     }
 
     /// What the endpoint adds to its OAuth error, made safe to be logged.

@@ -1,11 +1,14 @@
 //! What is presented at the next exchange: the client's secret, and the code, refresh token or
 //! nothing more. Everything that comes from a file is read anew each time.
 
+use prometheus_client::metrics::{counter::Counter, family::Family};
+
 use super::client::FetchError;
 use crate::{
     config,
+    metrics::Outcome,
     report::Report,
-    secret::{Secret, SecretError, SecretSource},
+    secret::{Secret, SecretSource},
 };
 
 /// What is presented to the token endpoint.
@@ -63,17 +66,18 @@ enum Grant {
 }
 
 impl Credentials {
-    pub(super) fn new(client_secret: SecretSource, grant: config::Grant) -> Self {
+    pub(super) fn new(client_secret: SecretSource, grant: config::Grant, reloads: &Family<Outcome, Counter>) -> Self {
+        let reread = |source| Rereader { source, last_good: None, reloads: reloads.clone() };
         let grant = match grant {
             config::Grant::ClientCredentials => Grant::ClientCredentials,
             config::Grant::AuthorizationCode { code, redirect_uri } => {
-                Grant::Code { code: Rereader::new(code), redirect_uri, presented: None, refresh_token: None }
+                Grant::Code { code: reread(code), redirect_uri, presented: None, refresh_token: None }
             }
             config::Grant::RefreshToken { refresh_token } => {
-                Grant::RefreshToken { file: Rereader::new(refresh_token), current: None }
+                Grant::RefreshToken { file: reread(refresh_token), current: None }
             }
         };
-        Self { client_secret: Rereader::new(client_secret), grant }
+        Self { client_secret: reread(client_secret), grant }
     }
 
     /// What to present now.
@@ -144,6 +148,7 @@ impl Credentials {
 struct Rereader {
     source: SecretSource,
     last_good: Option<Secret>,
+    reloads: Family<Outcome, Counter>,
 }
 
 /// How a secret compares with the last time that it was read.
@@ -155,32 +160,32 @@ enum Change {
 }
 
 impl Rereader {
-    fn new(source: SecretSource) -> Self {
-        Self { source, last_good: None }
-    }
-
     fn read(&mut self) -> Result<(Secret, Change), FetchError> {
         match (self.source.read(), &self.last_good) {
             (Ok(secret), Some(last)) if secret == *last => Ok((secret, Change::None)),
             (Ok(secret), last) => {
                 let change = if last.is_some() { Change::Replaced } else { Change::First };
+                if change == Change::Replaced {
+                    self.count("success");
+                }
                 self.last_good = Some(secret.clone());
                 Ok((secret, change))
             }
             (Err(error), Some(last)) => {
-                warn_unreadable(&error);
+                self.count("failure");
+                tracing::warn!(error = %Report(&error), "a secret cannot be read; its last good value is used");
                 Ok((last.clone(), Change::None))
             }
             (Err(error), None) => Err(FetchError::Secret(error)),
         }
     }
 
+    fn count(&self, result: &'static str) {
+        self.reloads.get_or_create(&Outcome { result }).inc();
+    }
+
     fn has_changed(&self) -> bool {
         // Unreadable is not another value: a mount in the middle of its swap looks like that.
         self.source.read().is_ok_and(|secret| self.last_good.as_ref() != Some(&secret))
     }
-}
-
-fn warn_unreadable(error: &SecretError) {
-    tracing::warn!(error = %Report(error), "a secret cannot be read; its last good value is used");
 }

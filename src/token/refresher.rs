@@ -1,7 +1,8 @@
 //! The background task that keeps the token fresh: the only writer of the [`TokenCell`].
 
-use std::time::Duration;
+use std::{panic::AssertUnwindSafe, time::Duration};
 
+use futures_util::FutureExt;
 use rand::rngs::StdRng;
 use tokio::sync::watch;
 
@@ -10,10 +11,12 @@ use super::{
     client::{Class, Exchange, FetchError, Issued},
     credentials::Credentials,
     schedule::{Failure, Schedule},
+    wire::OAuthError,
 };
 use crate::{
     clock::{Clock, Moment},
     config,
+    metrics::{Refresh, TokenMetrics},
     report::Report,
     shutdown::Drain,
 };
@@ -32,6 +35,32 @@ pub struct Status {
     pub generation: u64,
     /// Failed exchanges since the last token.
     pub failures: u32,
+    /// When the newest token was asked for.
+    pub issued_at: Option<Moment>,
+    /// When the newest token can no longer be sent.
+    pub hard_expiry: Option<Moment>,
+}
+
+/// Why an exchange is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cause {
+    Start,
+    Scheduled,
+    Retry,
+    Rejected,
+    Secret,
+}
+
+impl Cause {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Scheduled => "scheduled",
+            Self::Retry => "retry",
+            Self::Rejected => "rejected",
+            Self::Secret => "secret",
+        }
+    }
 }
 
 /// How the last exchange ended.
@@ -56,39 +85,66 @@ pub struct Refresher<E> {
     default_lifetime: Duration,
     clock: Clock,
     cell: TokenCell,
-    /// When the token in the cell can no longer be sent.
-    hard_expiry: Option<Moment>,
+    metrics: TokenMetrics,
     status: watch::Sender<Status>,
+    /// The newest token that requests want replaced before its time.
+    replace: watch::Receiver<u64>,
     next_attempt: Moment,
+    cause: Cause,
 }
 
 impl<E: Exchange> Refresher<E> {
     /// A refresher that has not started, the cell it will write, and the handle to wait at.
     /// `dice` must be seeded differently in each replica.
     #[must_use]
-    pub fn new(config: &config::Token, endpoint: E, clock: Clock, dice: StdRng) -> (Self, TokenCell, Renewal) {
+    pub fn new(
+        config: &config::Token,
+        endpoint: E,
+        clock: Clock,
+        dice: StdRng,
+        metrics: TokenMetrics,
+    ) -> (Self, TokenCell, Renewal) {
         let now = clock.now();
         let cell = TokenCell::default();
-        let (status, receiver) =
-            watch::channel(Status { state: State::Starting, next_attempt: Some(now), generation: 0, failures: 0 });
-        let renewal = Renewal::new(config, cell.clone(), receiver, clock.clone());
+        let (status, receiver) = watch::channel(Status {
+            state: State::Starting,
+            next_attempt: Some(now),
+            generation: 0,
+            failures: 0,
+            issued_at: None,
+            hard_expiry: None,
+        });
+        let (wanted, replace) = watch::channel(0);
+        let renewal = Renewal::new(config, cell.clone(), receiver, wanted, clock.clone(), metrics.clone());
         let refresher = Self {
             endpoint,
-            credentials: Credentials::new(config.client_secret.clone(), config.grant.clone()),
+            credentials: Credentials::new(config.client_secret.clone(), config.grant.clone(), &metrics.secret_reloads),
             schedule: Schedule::new(config.refresh_at.clone(), config.retry_max, dice),
             default_lifetime: config.default_lifetime,
             clock,
             cell: cell.clone(),
-            hard_expiry: None,
+            metrics,
             status,
+            replace,
             next_attempt: now,
+            cause: Cause::Start,
         };
         (refresher, cell, renewal)
     }
 
     /// Runs until the drain begins. An exchange that is under way then is finished first if it may
     /// bring the only copy of a new refresh token.
+    ///
+    /// A panic is a fault of this program, but must not cost the token: it is logged, counts as a
+    /// failure, and the work goes on.
     pub async fn run(mut self, mut drain: Drain) {
+        while AssertUnwindSafe(self.keep_fresh(&mut drain)).catch_unwind().await.is_err() {
+            tracing::error!("the refresher panicked, which is a fault of token-valet; it goes on");
+            self.recover();
+        }
+    }
+
+    async fn keep_fresh(&mut self, drain: &mut Drain) {
         loop {
             tokio::select! {
                 biased;
@@ -107,29 +163,42 @@ impl<E: Exchange> Refresher<E> {
         }
     }
 
-    /// Waits for the next attempt's time, or for another secret once the provider has refused the last.
+    /// Waits for the next attempt's time, or for what makes it come earlier: another secret once the
+    /// provider has refused the last, or the API's rejection of a token that was thought to be good.
     async fn due(&mut self) {
         loop {
             let now = self.clock.now();
             if now >= self.next_attempt {
                 return;
             }
-            if !self.is_refused() {
-                return self.clock.sleep_until(self.next_attempt).await;
+            let Status { state, generation, .. } = *self.status.borrow();
+            match state {
+                State::Failing(Class::Configuration | Class::GrantGone) | State::Doubtful => {
+                    if self.credentials.have_changed() {
+                        tracing::info!("a secret was replaced; it is tried at once");
+                        self.hasten(now, Cause::Secret);
+                    }
+                    self.clock.sleep_until(self.next_attempt.min(now + WATCH_INTERVAL)).await;
+                }
+                State::Fresh => tokio::select! {
+                    () = unwanted(&mut self.replace, generation) => {
+                        self.hasten(self.clock.now(), Cause::Rejected);
+                        return self.clock.sleep_until(self.next_attempt).await;
+                    }
+                    () = self.clock.sleep_until(self.next_attempt) => {}
+                },
+                // The next attempt comes as early as the back-off allows.
+                State::Starting | State::Failing(Class::Transient) => {
+                    self.clock.sleep_until(self.next_attempt).await;
+                }
             }
-            if self.credentials.have_changed() {
-                tracing::info!("a secret was replaced; it is tried at once");
-                return self.clock.sleep_until(self.schedule.no_earlier(now)).await;
-            }
-            self.clock.sleep_until(self.next_attempt.min(now + WATCH_INTERVAL)).await;
         }
     }
 
-    fn is_refused(&self) -> bool {
-        match self.status.borrow().state {
-            State::Failing(Class::Configuration | Class::GrantGone) | State::Doubtful => true,
-            State::Starting | State::Fresh | State::Failing(Class::Transient) => false,
-        }
+    fn hasten(&mut self, now: Moment, cause: Cause) {
+        self.cause = cause;
+        self.next_attempt = self.next_attempt.min(self.schedule.no_earlier(now));
+        self.status.send_modify(|status| status.next_attempt = Some(self.next_attempt));
     }
 
     async fn refresh(&mut self) {
@@ -141,10 +210,21 @@ impl<E: Exchange> Refresher<E> {
             Ok(presented) => self.endpoint.exchange(&presented).await,
             Err(error) => Err(error),
         };
-        match outcome.and_then(|issued| self.publish(issued_at, issued)) {
-            Ok(()) => {}
-            Err(error) => self.back_off(&error),
+        let outcome = outcome.and_then(|issued| self.publish(issued_at, issued));
+        self.count(&outcome, self.clock.now().saturating_since(issued_at));
+        if let Err(error) = outcome {
+            self.back_off(&error);
         }
+    }
+
+    fn count(&self, outcome: &Result<(), FetchError>, took: Duration) {
+        let (result, oauth_error) = match outcome {
+            Ok(()) => ("success", ""),
+            Err(error) => (error.class().as_str(), error.oauth_error().map_or("", OAuthError::as_str)),
+        };
+        let refresh = Refresh { cause: self.cause.as_str(), result, oauth_error };
+        self.metrics.refreshes.get_or_create(&refresh).inc();
+        self.metrics.refresh_duration.observe(took.as_secs_f64());
     }
 
     fn publish(&mut self, issued_at: Moment, issued: Issued) -> Result<(), FetchError> {
@@ -153,13 +233,20 @@ impl<E: Exchange> Refresher<E> {
         let generation = self.status.borrow().generation + 1;
         let bearer = Bearer::new(issued.access_token.expose(), generation).ok_or(FetchError::UnusableToken)?;
         let lifetime = issued.lifetime.unwrap_or_else(|| {
+            self.metrics.lifetime_unknown.inc();
             tracing::warn!(assumed = ?self.default_lifetime, "the token response states no lifetime");
             self.default_lifetime
         });
         let life = self.schedule.succeeded(issued_at, lifetime);
-        self.hard_expiry = Some(life.hard_expiry);
         self.cell.publish(Token { bearer, issued_at, refresh_at: life.refresh_at, hard_expiry: life.hard_expiry });
-        self.plan(life.refresh_at, State::Fresh);
+        self.cause = Cause::Scheduled;
+        self.plan(life.refresh_at, |status| {
+            status.state = State::Fresh;
+            status.generation = generation;
+            status.failures = 0;
+            status.issued_at = Some(issued_at);
+            status.hard_expiry = Some(life.hard_expiry);
+        });
         let now = self.clock.now();
         tracing::info!(
             token.generation = generation,
@@ -178,36 +265,59 @@ impl<E: Exchange> Refresher<E> {
         let class = error.class();
         let now = self.clock.now();
         let failure = Failure { class, ambiguous: error.is_ambiguous(), retry_after: error.retry_after() };
-        let valid_until = self.hard_expiry.filter(|expiry| now < *expiry);
+        let Status { state, failures, hard_expiry, .. } = *self.status.borrow();
+        let valid_until = hard_expiry.filter(|expiry| now < *expiry);
         let wanted = self.schedule.failed(now, failure, valid_until);
-        self.plan(wanted, self.state_after(error));
-        let failures = self.status.borrow().failures;
+        let failures = failures.saturating_add(1);
+        self.cause = Cause::Retry;
+        self.plan(wanted, |status| {
+            status.state = state.after(error);
+            status.failures = failures;
+        });
         log_failure(error, failures, self.next_attempt.saturating_since(now), valid_until.is_some());
     }
 
-    fn state_after(&self, error: &FetchError) -> State {
-        let doubted = match self.status.borrow().state {
-            State::Doubtful | State::Failing(Class::GrantGone) => true,
-            State::Starting | State::Fresh | State::Failing(Class::Transient | Class::Configuration) => false,
-        };
-        match error.class() {
-            Class::GrantGone if !doubted && !matches!(error, FetchError::CodeUsed) => State::Doubtful,
-            class => State::Failing(class),
-        }
+    /// Plans the next attempt after one that never came to its end.
+    fn recover(&mut self) {
+        let now = self.clock.now();
+        let failure = Failure { class: Class::Transient, ambiguous: true, retry_after: None };
+        let wanted = self.schedule.failed(now, failure, None);
+        self.cause = Cause::Retry;
+        self.plan(wanted, |status| {
+            status.state = State::Failing(Class::Transient);
+            status.failures = status.failures.saturating_add(1);
+        });
     }
 
-    fn plan(&mut self, wanted: Moment, state: State) {
+    /// Tells everyone how it stands and when it goes on.
+    fn plan(&mut self, wanted: Moment, change: impl FnOnce(&mut Status)) {
         self.next_attempt = self.schedule.no_earlier(wanted);
         self.status.send_modify(|status| {
-            status.state = state;
             status.next_attempt = Some(self.next_attempt);
-            if state == State::Fresh {
-                status.generation += 1;
-                status.failures = 0;
-            } else {
-                status.failures = status.failures.saturating_add(1);
-            }
+            change(status);
         });
+    }
+}
+
+impl State {
+    /// What a failure makes of it.
+    fn after(self, error: &FetchError) -> Self {
+        let doubted = match self {
+            Self::Doubtful | Self::Failing(Class::GrantGone) => true,
+            Self::Starting | Self::Fresh | Self::Failing(Class::Transient | Class::Configuration) => false,
+        };
+        match error.class() {
+            Class::GrantGone if !doubted && !matches!(error, FetchError::CodeUsed) => Self::Doubtful,
+            class => Self::Failing(class),
+        }
+    }
+}
+
+/// Completes when requests want this token, or a newer one, replaced.
+async fn unwanted(replace: &mut watch::Receiver<u64>, generation: u64) {
+    if replace.wait_for(|unwanted| *unwanted >= generation).await.is_err() {
+        // Nobody is left who could want it.
+        std::future::pending().await
     }
 }
 

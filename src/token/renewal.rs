@@ -1,6 +1,10 @@
-//! How a request waits for a token while there is none: for a bounded time, among a bounded number.
+//! What requests do about a token that is missing or rejected: wait for another, for a bounded time
+//! and among a bounded number.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use tokio::sync::{Semaphore, watch};
 
@@ -8,10 +12,12 @@ use super::{
     Bearer, TokenCell,
     client::Class,
     refresher::{State, Status},
+    rejection::{Decision, Rejections},
 };
 use crate::{
     clock::{Clock, Moment},
     config,
+    metrics::{Outcome, Reason, TokenMetrics},
 };
 
 /// The requests' handle to the refresher.
@@ -22,8 +28,22 @@ pub struct Renewal {
     cell: TokenCell,
     status: watch::Receiver<Status>,
     waiters: Arc<Semaphore>,
+    /// Only looked at when the API rejects a token, never on the way of a request that goes well.
+    rejections: Arc<Mutex<Rejections>>,
+    /// The newest token that is to be replaced before its time; the refresher listens.
+    replace: watch::Sender<u64>,
     wait: Duration,
     clock: Clock,
+    metrics: TokenMetrics,
+}
+
+/// How a request fared that was sent again with a newer token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replay {
+    /// The API took it.
+    Accepted,
+    /// The API rejected that token too.
+    Rejected,
 }
 
 /// Why there is no token to send.
@@ -46,10 +66,55 @@ pub enum Unavailable {
     Reauthorize,
 }
 
+impl Unavailable {
+    /// One word, for metrics.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Transient { .. } => "transient",
+            Self::Crowded => "crowded",
+            Self::Configuration => "configuration",
+            Self::Reauthorize => "reauthorize",
+        }
+    }
+}
+
+/// Counts a request that waits, also when it goes away while it does.
+struct Waiting<'a>(&'a TokenMetrics);
+
+impl<'a> Waiting<'a> {
+    fn new(metrics: &'a TokenMetrics) -> Self {
+        metrics.waiting.inc();
+        Self(metrics)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.dec();
+    }
+}
+
 impl Renewal {
-    pub(super) fn new(config: &config::Token, cell: TokenCell, status: watch::Receiver<Status>, clock: Clock) -> Self {
-        let waiters = Arc::new(Semaphore::new(config.max_waiters));
-        Self { cell, status, waiters, wait: config.wait, clock }
+    /// `replace` tells the refresher which token is to be replaced before its time.
+    pub(super) fn new(
+        config: &config::Token,
+        cell: TokenCell,
+        status: watch::Receiver<Status>,
+        replace: watch::Sender<u64>,
+        clock: Clock,
+        metrics: TokenMetrics,
+    ) -> Self {
+        Self {
+            cell,
+            status,
+            waiters: Arc::new(Semaphore::new(config.max_waiters)),
+            rejections: Arc::new(Mutex::new(Rejections::new(clock.now()))),
+            replace,
+            wait: config.wait,
+            clock,
+            metrics,
+        }
     }
 
     /// What the refresher is at.
@@ -74,8 +139,22 @@ impl Renewal {
     /// # Cancel safety
     /// Dropping the future gives the place up and changes nothing else.
     pub async fn token(&self) -> Result<Bearer, Unavailable> {
-        let _place = self.waiters.try_acquire().map_err(|_| Unavailable::Crowded)?;
-        let deadline = self.clock.now() + self.wait;
+        let began = self.clock.now();
+        let outcome = match self.waiters.try_acquire() {
+            Ok(_place) => {
+                let _counted = Waiting::new(&self.metrics);
+                self.wait_until(began + self.wait).await
+            }
+            Err(_) => Err(Unavailable::Crowded),
+        };
+        self.metrics.wait.observe(self.clock.now().saturating_since(began).as_secs_f64());
+        if let Err(unavailable) = &outcome {
+            self.metrics.unavailable.get_or_create(&Reason { reason: unavailable.as_str() }).inc();
+        }
+        outcome
+    }
+
+    async fn wait_until(&self, deadline: Moment) -> Result<Bearer, Unavailable> {
         let mut status = self.status.clone();
         loop {
             // In this order: a token is published before its status.
@@ -96,6 +175,82 @@ impl Renewal {
                 () = self.clock.sleep_until(deadline) => {}
             }
         }
+    }
+
+    /// The API rejected the token of this `generation`. Has it replaced, unless it is already, or
+    /// that is known not to help. `accepted` tells whether the API took it from other requests.
+    ///
+    /// Returns whether there is, or may soon be, a newer one.
+    pub fn reject(&self, generation: u64, accepted: bool) -> bool {
+        let now = self.clock.now();
+        // Too late: the token in use now is another one, against which nothing has been said.
+        if self.status.borrow().generation > generation {
+            return true;
+        }
+        let decision =
+            self.rejections.lock().unwrap_or_else(PoisonError::into_inner).rejected(generation, accepted, now);
+        match decision {
+            Decision::Refresh => {
+                tracing::info!(token.generation = generation, "the API rejects the access token; it is replaced");
+                self.replace.send_replace(generation);
+                true
+            }
+            Decision::Join => true,
+            Decision::Hold => false,
+        }
+    }
+
+    /// Waits for a token newer than `generation`, at most `token.wait`. `None` if the exchange for
+    /// it fails, or takes too long.
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives the place up and changes nothing else.
+    pub async fn after(&self, generation: u64) -> Option<Bearer> {
+        let _place = self.waiters.try_acquire().ok()?;
+        let _counted = Waiting::new(&self.metrics);
+        let deadline = self.clock.now() + self.wait;
+        let mut status = self.status.clone();
+        let failures = status.borrow().failures;
+        loop {
+            let failed = status.borrow_and_update().failures > failures;
+            let now = self.clock.now();
+            if let Some(bearer) = self.cell.load(now).filter(|bearer| bearer.generation > generation) {
+                return Some(bearer);
+            }
+            if failed || now >= deadline {
+                return None;
+            }
+            tokio::select! {
+                changed = status.changed() => changed.ok()?,
+                () = self.clock.sleep_until(deadline) => {}
+            }
+        }
+    }
+
+    /// How it went with a token from [`after`](Self::after).
+    pub fn replayed(&self, replay: Replay) {
+        let now = self.clock.now();
+        let result = match replay {
+            Replay::Accepted => "accepted",
+            Replay::Rejected => "rejected",
+        };
+        self.metrics.replays.get_or_create(&Outcome { result }).inc();
+        let mut rejections = self.rejections.lock().unwrap_or_else(PoisonError::into_inner);
+        match replay {
+            Replay::Accepted => rejections.replay_accepted(),
+            Replay::Rejected => {
+                if !rejections.is_open(now) {
+                    tracing::warn!("the API rejects fresh access tokens too; its rejections are passed on for a while");
+                }
+                rejections.replay_rejected(now);
+            }
+        }
+    }
+
+    /// Returns true while rejections of the token are passed on without a token request.
+    #[must_use]
+    pub fn is_breaker_open(&self) -> bool {
+        self.rejections.lock().unwrap_or_else(PoisonError::into_inner).is_open(self.clock.now())
     }
 
     fn unavailable(&self, status: &Status) -> Unavailable {

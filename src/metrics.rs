@@ -1,0 +1,192 @@
+//! Every metric, declared once; `docs` of each is the text that Prometheus shows.
+//!
+//! Counters and histograms are written as things happen. Gauges are set when they are scraped, by
+//! whoever knows the state: see [`crate::admin`].
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::{Registry, Unit},
+};
+
+/// The bounds of what takes from a millisecond to half a minute, in seconds.
+const SECONDS: [f64; 14] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+
+/// All of them, and the way to show them. Clones of the parts write to the same values.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// Of the token's life.
+    pub token: TokenMetrics,
+}
+
+/// How a token request ended.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Refresh {
+    /// Why it was made: `start`, `scheduled`, `retry`, `rejected` or `secret`.
+    pub cause: &'static str,
+    /// `success`, `transient`, `configuration` or `grant_gone`.
+    pub result: &'static str,
+    /// One of the known values of `error`, `other`, or empty.
+    pub oauth_error: &'static str,
+}
+
+/// An answer of the API that says that the token is not good.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Rejection {
+    /// The answer's status.
+    pub status: u16,
+    /// What was done about it: `replay` or `pass_on`.
+    pub action: &'static str,
+}
+
+/// How something went.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Outcome {
+    /// One word.
+    pub result: &'static str,
+}
+
+/// Why something did not happen.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Reason {
+    /// One word.
+    pub reason: &'static str,
+}
+
+/// The metrics of the token's life.
+#[derive(Clone, Debug)]
+pub struct TokenMetrics {
+    /// Token requests.
+    pub refreshes: Family<Refresh, Counter>,
+    /// How long they took.
+    pub refresh_duration: Histogram,
+    /// Tokens whose response stated no lifetime.
+    pub lifetime_unknown: Counter,
+    /// Requests that wait for a token now.
+    pub waiting: Gauge,
+    /// How long requests waited.
+    pub wait: Histogram,
+    /// Requests that failed for want of a token.
+    pub unavailable: Family<Reason, Counter>,
+    /// Tokens that the API rejected.
+    pub rejections: Family<Rejection, Counter>,
+    /// Requests that were sent again.
+    pub replays: Family<Outcome, Counter>,
+    /// Secret files that were found changed, or could not be read.
+    pub secret_reloads: Family<Outcome, Counter>,
+    /// Whether a token can be sent.
+    pub valid: Gauge,
+    /// The number of the newest token.
+    pub generation: Gauge,
+    /// When the newest token can no longer be sent.
+    pub expiry: Gauge,
+    /// When the newest token was obtained.
+    pub last_success: Gauge,
+    /// Failed token requests since.
+    pub consecutive_failures: Gauge,
+    /// When the next token request starts.
+    pub next_attempt: Gauge,
+    /// Whether rejections are passed on without a token request.
+    pub breaker_open: Gauge,
+    /// Whether a refresh token is in memory only.
+    pub refresh_token_unpersisted: Gauge,
+    /// How long ago the refresh token was last used or replaced.
+    pub refresh_token_age: Gauge,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("token_valet");
+        let token = TokenMetrics::register(&mut registry);
+        Self { registry, token }
+    }
+}
+
+impl Metrics {
+    /// The text that Prometheus scrapes (OpenMetrics 1.0).
+    #[must_use]
+    pub fn render(&self) -> String {
+        let mut text = String::new();
+        encode(&mut text, &self.registry).expect("a string takes everything");
+        text
+    }
+}
+
+impl TokenMetrics {
+    fn register(registry: &mut Registry) -> Self {
+        let this = Self {
+            refreshes: Family::default(),
+            refresh_duration: Histogram::new(SECONDS),
+            lifetime_unknown: Counter::default(),
+            waiting: Gauge::default(),
+            wait: Histogram::new(SECONDS),
+            unavailable: Family::default(),
+            rejections: Family::default(),
+            replays: Family::default(),
+            secret_reloads: Family::default(),
+            valid: Gauge::default(),
+            generation: Gauge::default(),
+            expiry: Gauge::default(),
+            last_success: Gauge::default(),
+            consecutive_failures: Gauge::default(),
+            next_attempt: Gauge::default(),
+            breaker_open: Gauge::default(),
+            refresh_token_unpersisted: Gauge::default(),
+            refresh_token_age: Gauge::default(),
+        };
+        let r = registry;
+        r.register("token_refreshes", "Token requests", this.refreshes.clone());
+        r.register_with_unit(
+            "token_refresh_duration",
+            "Time that token requests took",
+            Unit::Seconds,
+            this.refresh_duration.clone(),
+        );
+        r.register("token_lifetime_unknown", "Tokens without a stated lifetime", this.lifetime_unknown.clone());
+        r.register("token_waiting_requests", "Requests that wait for a token", this.waiting.clone());
+        r.register_with_unit("token_wait", "Time that requests waited for a token", Unit::Seconds, this.wait.clone());
+        r.register("token_unavailable", "Requests that failed for want of a token", this.unavailable.clone());
+        r.register("token_rejections", "Answers that reject the token", this.rejections.clone());
+        r.register("token_replays", "Requests sent again with a newer token", this.replays.clone());
+        r.register("secret_reloads", "Secret files found changed or unreadable", this.secret_reloads.clone());
+        r.register("token_valid", "Whether a token can be sent", this.valid.clone());
+        r.register("token_generation", "Number of the newest token", this.generation.clone());
+        r.register_with_unit(
+            "token_expiry_timestamp",
+            "When the newest token can no longer be sent",
+            Unit::Seconds,
+            this.expiry.clone(),
+        );
+        r.register_with_unit(
+            "token_last_success_timestamp",
+            "When the newest token was obtained",
+            Unit::Seconds,
+            this.last_success.clone(),
+        );
+        r.register(
+            "token_consecutive_failures",
+            "Failed token requests since the last token",
+            this.consecutive_failures.clone(),
+        );
+        r.register_with_unit(
+            "token_next_attempt_timestamp",
+            "When the next token request starts",
+            Unit::Seconds,
+            this.next_attempt.clone(),
+        );
+        r.register("token_breaker_open", "Whether rejections are passed on", this.breaker_open.clone());
+        r.register(
+            "refresh_token_unpersisted",
+            "Whether a refresh token is in memory only",
+            this.refresh_token_unpersisted.clone(),
+        );
+        r.register_with_unit(
+            "refresh_token_age",
+            "Time since the refresh token was last used",
+            Unit::Seconds,
+            this.refresh_token_age.clone(),
+        );
+        this
+    }
+}
