@@ -77,6 +77,9 @@ impl Admin {
         gauges.next_attempt.set(seconds(status.next_attempt.unwrap_or(now)));
         gauges.consecutive_failures.set(status.failures.into());
         gauges.breaker_open.set(self.renewal.is_breaker_open().into());
+        gauges.refresh_token_unpersisted.set((!status.persistent).into());
+        let age = status.refresh_token_used_at.and_then(|used| self.clock.wall().duration_since(used).ok());
+        gauges.refresh_token_age.set(age.map_or(0, |age| i64::try_from(age.as_secs()).unwrap_or(i64::MAX)));
         self.metrics.render()
     }
 }

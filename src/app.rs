@@ -18,7 +18,7 @@ use crate::{
     proxy::{Limits, Proxy},
     shutdown::{self, Drain, Signals},
     tls::{self, TlsError},
-    token::{Refresher, TokenClient},
+    token::{Refresher, Store, StoreError, TokenClient},
 };
 
 /// How long an exchange that is under way at the end may take, as it may bring a new refresh token.
@@ -35,6 +35,9 @@ pub enum AppError {
     /// The certificates of the configuration cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The place of `token.state_file` is of no use.
+    #[error("`token.state_file`: {0}")]
+    Store(StoreError),
     /// A URL of the configuration names a host that no certificate can have.
     #[error("the host of `upstream.url` or `token.url` cannot be a name in a certificate")]
     Host(#[from] InvalidDnsNameError),
@@ -62,8 +65,9 @@ pub async fn run(
 
     let token_tls = tls::client_config(&config.token.trust)?;
     let endpoint = TokenClient::new(&config.token, token_tls)?;
+    let store = config.token.state_file.as_deref().map(Store::open).transpose().map_err(AppError::Store)?;
     let (refresher, tokens, renewal) =
-        Refresher::new(&config.token, endpoint, clock.clone(), rand::make_rng(), metrics.token.clone());
+        Refresher::new(&config.token, endpoint, store, clock.clone(), rand::make_rng(), metrics.token.clone());
 
     let api_tls = tls::client_config(&config.upstream.trust)?;
     let connector = Connector::new(&config.upstream.origin, api_tls, config.upstream.connect_timeout)?;

@@ -74,7 +74,7 @@ impl CliError {
     /// 69 and 78 are `EX_UNAVAILABLE` and `EX_CONFIG` of sysexits(3).
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) | Self::App(AppError::Tls(_) | AppError::Host(_)) => 78,
+            Self::Config(_) | Self::App(AppError::Tls(_) | AppError::Host(_) | AppError::Store(_)) => 78,
             Self::App(AppError::Listen(_)) => 69,
             Self::App(AppError::Runtime(_)) | Self::Sandbox(_) | Self::Process(_) => 1,
         }
@@ -86,11 +86,23 @@ impl CliError {
             Self::Config(error) => eprintln!("{error}"),
             Self::App(_) | Self::Sandbox(_) | Self::Process(_) => eprintln!("error: {}", Report(self)),
         }
-        if let Self::App(AppError::Listen(_)) = self {
-            eprintln!(
-                "\nhint: end what listens there, or choose another port with `listen.address` or `admin.address` \
+        if let Some(hint) = self.hint() {
+            eprintln!("\nhint: {hint}");
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::App(AppError::Listen(_)) => Some(
+                "end what listens there, or choose another port with `listen.address` or `admin.address` \
                  (TOKEN_VALET__LISTEN__ADDRESS, TOKEN_VALET__ADMIN__ADDRESS)"
-            );
+                    .to_owned(),
+            ),
+            Self::App(AppError::Store(error)) => error.hint(),
+            Self::App(AppError::Tls(_) | AppError::Host(_) | AppError::Runtime(_))
+            | Self::Config(_)
+            | Self::Sandbox(_)
+            | Self::Process(_) => None,
         }
     }
 }

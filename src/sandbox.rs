@@ -69,6 +69,9 @@ pub struct Settings {
     pub refresh_token: String,
     /// Whether an exchange replaces the refresh token. Default: no, as documented.
     pub rotate_refresh_tokens: bool,
+    /// Whether a replaced refresh token stays good until its successor is presented for the first
+    /// time, so that an answer which never arrived costs nothing. Default: no.
+    pub rotation_grace: bool,
     /// Whether a replaced refresh token that comes again revokes all that came of it
     /// (RFC 9700 section 4.14.2). Default: no.
     pub punish_reuse: bool,
@@ -102,6 +105,7 @@ impl Default for Settings {
             redirect_uri: "https://app.example.ca/flinks/callback".to_owned(),
             refresh_token: "sandbox-refresh-token-Yb7mP4xRc1".to_owned(),
             rotate_refresh_tokens: false,
+            rotation_grace: false,
             punish_reuse: false,
             jwt: true,
             token_life: Duration::from_secs(299),

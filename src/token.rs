@@ -9,6 +9,7 @@ mod refresher;
 mod rejection;
 mod renewal;
 mod schedule;
+mod store;
 mod wire;
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -23,6 +24,7 @@ pub use self::{
     credentials::Presented,
     refresher::{Refresher, State, Status},
     renewal::{Renewal, Replay, Unavailable},
+    store::{CodeRecord, CodeState, Fingerprint, Locked, MAX_STATE_BYTES, Record, Store, StoreError, WriteStep},
 };
 use crate::clock::Moment;
 

@@ -65,6 +65,8 @@ struct Access {
 struct Refresh {
     origin: Origin,
     r#use: Use,
+    /// The one that is good until this one is presented.
+    replaces: Option<String>,
 }
 
 /// Whether something that is good once has been exchanged.
@@ -84,7 +86,7 @@ enum Origin {
 
 impl Book {
     pub(super) fn new(settings: &Settings) -> Self {
-        let first = Refresh { origin: Origin::FirstRefreshToken, r#use: Use::Fresh };
+        let first = Refresh { origin: Origin::FirstRefreshToken, r#use: Use::Fresh, replaces: None };
         Self {
             consent: Consent::Given,
             issued: Vec::new(),
@@ -142,7 +144,7 @@ impl Book {
         self.code = Use::Spent;
         Ok(Issued {
             access_token: self.issue_access(settings, Origin::Code),
-            refresh_token: Some(self.issue_refresh(Origin::Code)),
+            refresh_token: Some(self.issue_refresh(Origin::Code, None)),
         })
     }
 
@@ -167,12 +169,16 @@ impl Book {
             return Err(InvalidGrant("The refresh token was revoked."));
         }
         let rotated = settings.rotate_refresh_tokens;
-        if rotated {
+        let graced = rotated && settings.rotation_grace;
+        if rotated && !graced {
             refresh.r#use = Use::Spent;
+        }
+        if let Some(before) = refresh.replaces.take().and_then(|before| self.refresh.get_mut(&before)) {
+            before.r#use = Use::Spent;
         }
         Ok(Issued {
             access_token: self.issue_access(settings, origin),
-            refresh_token: rotated.then(|| self.issue_refresh(origin)),
+            refresh_token: rotated.then(|| self.issue_refresh(origin, graced.then(|| refresh_token.to_owned()))),
         })
     }
 
@@ -194,9 +200,9 @@ impl Book {
         token
     }
 
-    fn issue_refresh(&mut self, origin: Origin) -> String {
+    fn issue_refresh(&mut self, origin: Origin, replaces: Option<String>) -> String {
         let token = opaque();
-        self.refresh.insert(token.clone(), Refresh { origin, r#use: Use::Fresh });
+        self.refresh.insert(token.clone(), Refresh { origin, r#use: Use::Fresh, replaces });
         self.issued.push(token.clone());
         token
     }

@@ -254,6 +254,17 @@ async fn rotated_refresh_token_replaces_the_one_before() {
 }
 
 #[tokio::test]
+async fn replaced_refresh_token_with_grace_is_good_until_its_successor_is_presented() {
+    let provider = start(Settings { rotate_refresh_tokens: true, rotation_grace: true, ..Settings::default() });
+    let old = by_refresh_token(&Settings::default().refresh_token);
+    let lost = text(&ask(&provider, &old).await.json(), "refresh_token");
+    let new = text(&ask(&provider, &old).await.json(), "refresh_token");
+    assert_ne!(lost, new);
+    assert_eq!(ask(&provider, &by_refresh_token(&new)).await.status, StatusCode::OK);
+    assert_eq!(ask(&provider, &old).await.error(), (400, "invalid_grant".to_owned()));
+}
+
+#[tokio::test]
 async fn punished_reuse_revokes_the_replacement_too() {
     let provider = start(Settings { rotate_refresh_tokens: true, punish_reuse: true, ..Settings::default() });
     let old = by_refresh_token(&Settings::default().refresh_token);

@@ -20,6 +20,7 @@ use zeroize::Zeroizing;
 
 use super::{
     credentials::{Presented, PresentedGrant},
+    store::StoreError,
     wire::{self, Answer, Fields, OAuthError, TokenType},
 };
 use crate::{
@@ -322,6 +323,9 @@ pub enum FetchError {
     /// The code was presented before and gave nothing: a code must not be used twice (RFC 6749 section 4.1.2).
     #[error("the authorization code was used before; the user must authorize again")]
     CodeUsed,
+    /// The state file cannot be used; nothing was sent.
+    #[error("the state file cannot be used")]
+    Store(#[from] StoreError),
     /// A secret file gives no secret, and none had been read before.
     #[error("a secret cannot be read")]
     Secret(#[source] SecretError),
@@ -359,6 +363,9 @@ impl FetchError {
                 _ => Class::Transient,
             },
             Self::CodeUsed => Class::GrantGone,
+            // Another replica has its turn.
+            Self::Store(StoreError::Locked { .. }) => Class::Transient,
+            Self::Store(_) => Class::Configuration,
             Self::Secret(_) => Class::Configuration,
         }
     }
@@ -373,7 +380,7 @@ impl FetchError {
     /// Returns true if nothing of the request was sent.
     #[must_use]
     pub fn is_unsent(&self) -> bool {
-        matches!(self, Self::Connect(_) | Self::Secret(_))
+        matches!(self, Self::Connect(_) | Self::Secret(_) | Self::Store(_))
     }
 
     /// The OAuth error, if it is one.
@@ -408,6 +415,7 @@ impl FetchError {
             | Self::UnusableToken
             | Self::NotBearer
             | Self::CodeUsed
+            | Self::Store(_)
             | Self::Secret(_) => None,
         }
     }
@@ -446,6 +454,7 @@ impl FetchError {
             | Self::NotBearer
             | Self::Secret(_) => None,
             Self::CodeUsed => Some("token.code_file"),
+            Self::Store(_) => Some("token.state_file"),
         }
     }
 }

@@ -1,15 +1,27 @@
 //! What is presented at the next exchange: the client's secret, and the code, refresh token or
 //! nothing more. Everything that comes from a file is read anew each time.
+//!
+//! The state file is locked from before it is read until the answer is stored, so that replicas on
+//! one host take turns, and none presents what another has used up.
+
+use std::time::{Duration, SystemTime};
 
 use prometheus_client::metrics::{counter::Counter, family::Family};
 
-use super::client::FetchError;
+use super::{
+    client::FetchError,
+    store::{CodeRecord, CodeState, Fingerprint, Locked, Record, Store, StoreError},
+};
 use crate::{
+    clock::Clock,
     config,
     metrics::Outcome,
     report::Report,
     secret::{Secret, SecretSource},
 };
+
+/// An unchanged record is written again this often, so that it tells when the grant was last used.
+const TOUCH_INTERVAL: Duration = Duration::from_secs(24 * 3_600);
 
 /// What is presented to the token endpoint.
 #[derive(Clone, Debug)]
@@ -46,85 +58,121 @@ impl Presented {
 pub(super) struct Credentials {
     client_secret: Rereader,
     grant: Grant,
+    held: Held,
 }
 
 #[derive(Debug)]
 enum Grant {
     ClientCredentials,
-    /// A code is presented once; `refresh_token` is what it gave.
+    /// A code is presented once; from then on, what it gave.
     Code {
         code: Rereader,
         redirect_uri: String,
-        presented: Option<Secret>,
-        refresh_token: Option<Secret>,
     },
-    /// `current` is the file's token, or the one that replaced it.
+    /// The file's refresh token, or what replaced it.
     RefreshToken {
         file: Rereader,
-        current: Option<Secret>,
     },
 }
 
+/// What is known of the grant: in memory, and in the state file if there is one.
+#[derive(Debug)]
+struct Held {
+    record: Record,
+    store: Option<Store>,
+    /// Held from before an exchange until its answer is stored.
+    turn: Option<Locked>,
+    persistence: Persistence,
+    /// More recent than what the record says, which is not written for this alone.
+    used_at: Option<SystemTime>,
+    clock: Clock,
+}
+
+/// How the record in memory stands to the one in the state file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Persistence {
+    Same,
+    /// The last write failed; it is tried again, under the same lock.
+    Unpersisted,
+}
+
 impl Credentials {
-    pub(super) fn new(client_secret: SecretSource, grant: config::Grant, reloads: &Family<Outcome, Counter>) -> Self {
+    pub(super) fn new(
+        config: &config::Token,
+        store: Option<Store>,
+        clock: Clock,
+        reloads: &Family<Outcome, Counter>,
+    ) -> Self {
         let reread = |source| Rereader { source, last_good: None, reloads: reloads.clone() };
-        let grant = match grant {
+        let grant = match config.grant.clone() {
             config::Grant::ClientCredentials => Grant::ClientCredentials,
-            config::Grant::AuthorizationCode { code, redirect_uri } => {
-                Grant::Code { code: reread(code), redirect_uri, presented: None, refresh_token: None }
-            }
-            config::Grant::RefreshToken { refresh_token } => {
-                Grant::RefreshToken { file: reread(refresh_token), current: None }
-            }
+            config::Grant::AuthorizationCode { code, redirect_uri } => Grant::Code { code: reread(code), redirect_uri },
+            config::Grant::RefreshToken { refresh_token } => Grant::RefreshToken { file: reread(refresh_token) },
         };
-        Self { client_secret: reread(client_secret), grant }
+        let held =
+            Held { record: Record::default(), store, turn: None, persistence: Persistence::Same, used_at: None, clock };
+        Self { client_secret: reread(config.client_secret.clone()), grant, held }
     }
 
-    /// What to present now.
-    pub(super) fn present(&mut self) -> Result<Presented, FetchError> {
-        let client_secret = self.client_secret.read()?.0;
+    /// What to present now. Takes the state file's lock, to be released by [`accepted`](Self::accepted)
+    /// or [`refused`](Self::refused).
+    pub(super) async fn present(&mut self) -> Result<Presented, FetchError> {
+        let client_secret = self.client_secret.read()?;
         let grant = match &mut self.grant {
             Grant::ClientCredentials => PresentedGrant::ClientCredentials,
-            Grant::Code { code, redirect_uri, presented, refresh_token } => {
-                let newest = code.read()?.0;
-                if presented.as_ref() != Some(&newest) {
-                    *presented = Some(newest.clone());
-                    *refresh_token = None;
-                    PresentedGrant::Code { code: newest, redirect_uri: redirect_uri.clone() }
-                } else if let Some(token) = refresh_token {
-                    PresentedGrant::RefreshToken(token.clone())
-                } else {
-                    return Err(FetchError::CodeUsed);
+            Grant::Code { code, redirect_uri } => {
+                self.held.begin().await?;
+                match self.held.unused(code)? {
+                    Some(code) => {
+                        self.held.spend(&code).await?;
+                        PresentedGrant::Code { code, redirect_uri: redirect_uri.clone() }
+                    }
+                    None => PresentedGrant::RefreshToken(self.held.refresh_token().ok_or(FetchError::CodeUsed)?),
                 }
             }
-            Grant::RefreshToken { file, current } => {
-                let (newest, change) = file.read()?;
-                let token = match current {
-                    Some(current) if change == Change::None => current,
-                    other => other.insert(newest),
-                };
-                PresentedGrant::RefreshToken(token.clone())
+            Grant::RefreshToken { file } => {
+                self.held.begin().await?;
+                self.held.seed_from(file)?;
+                PresentedGrant::RefreshToken(self.held.refresh_token().expect("the file has just given one"))
             }
         };
+        self.held.prove_writable().await;
         Ok(Presented { client_secret, grant })
     }
 
-    /// The exchange succeeded and gave this refresh token; `None` keeps the old one.
-    pub(super) fn adopt(&mut self, issued: Option<Secret>) {
-        let Some(issued) = issued else { return };
-        match &mut self.grant {
-            // RFC 6749 section 4.4.3: there should be none; the client's own credentials renew this grant.
-            Grant::ClientCredentials => {}
-            Grant::Code { refresh_token, .. } => *refresh_token = Some(issued),
-            Grant::RefreshToken { current, .. } => *current = Some(issued),
+    /// The exchange succeeded and gave this refresh token; `None` keeps the old one. Stores what is new.
+    pub(super) async fn accepted(&mut self, issued: Option<Secret>) {
+        // RFC 6749 section 4.4.3: a client's own credentials should give none, and do not need one.
+        if self.may_rotate() {
+            self.held.adopt(issued).await;
         }
     }
 
-    /// The exchange ended before anything was sent: a code in it is as good as new.
-    pub(super) fn unsent(&mut self) {
-        if let Grant::Code { presented, refresh_token: None, .. } = &mut self.grant {
-            *presented = None;
+    /// The exchange failed. If nothing was sent, a code in it is as good as new.
+    pub(super) async fn refused(&mut self, error: &FetchError) {
+        if error.is_unsent() {
+            self.held.unspend().await;
         }
+        self.held.end();
+    }
+
+    /// Stores what could not be stored so far. Returns true if nothing is left to be stored.
+    pub(super) async fn persist(&mut self) -> bool {
+        if self.held.persistence == Persistence::Unpersisted {
+            self.held.persist().await;
+            self.held.end();
+        }
+        self.is_persisted()
+    }
+
+    /// When the refresh token was last used with success, as far as is known.
+    pub(super) fn used_at(&self) -> Option<SystemTime> {
+        self.held.used_at
+    }
+
+    /// Returns true unless the newest record is in memory only although there is a state file.
+    pub(super) fn is_persisted(&self) -> bool {
+        self.held.persistence == Persistence::Same
     }
 
     /// Returns true if an exchange may give a refresh token that replaces the one presented.
@@ -137,10 +185,138 @@ impl Credentials {
         let of_grant = match &self.grant {
             Grant::ClientCredentials => false,
             Grant::Code { code, .. } => code.has_changed(),
-            Grant::RefreshToken { file, .. } => file.has_changed(),
+            Grant::RefreshToken { file } => file.has_changed(),
         };
         of_grant || self.client_secret.has_changed()
     }
+}
+
+impl Held {
+    /// Takes the lock and reads what another process may have stored meanwhile.
+    async fn begin(&mut self) -> Result<(), FetchError> {
+        let Some(store) = &self.store else { return Ok(()) };
+        if self.turn.is_none() {
+            self.turn = Some(store.lock().await?);
+        }
+        if let (Some(turn), Persistence::Same) = (&self.turn, self.persistence) {
+            self.record = turn.read()?;
+            self.used_at = self.used_at.max(self.record.used_at);
+        }
+        Ok(())
+    }
+
+    /// The code, if it has not been presented yet. A file that is gone or unreadable is no matter
+    /// once the code has given a refresh token.
+    fn unused(&self, code: &mut Rereader) -> Result<Option<Secret>, FetchError> {
+        match code.read() {
+            Ok(code) if self.record.code.is_some_and(|used| used.matches(&code)) => Ok(None),
+            Ok(code) => Ok(Some(code)),
+            Err(_) if self.record.refresh_token.is_some() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes note of the code before it is sent: after a crash nobody knows whether it was. A refresh
+    /// token from an earlier code is kept until this one has given another.
+    async fn spend(&mut self, code: &Secret) -> Result<(), FetchError> {
+        let record = Record { code: Some(CodeRecord::of(code, CodeState::Exchanging)), ..self.record.clone() };
+        if let Some(turn) = &mut self.turn {
+            turn.write(&record).await?;
+        }
+        self.record = record;
+        Ok(())
+    }
+
+    /// The code of this record was not sent after all.
+    async fn unspend(&mut self) {
+        if self.record.code.is_some_and(|code| code.state == CodeState::Exchanging) {
+            self.record.code = None;
+            self.persist().await;
+        }
+    }
+
+    /// Starts from the configured refresh token, unless the record's descends from it.
+    fn seed_from(&mut self, file: &mut Rereader) -> Result<(), FetchError> {
+        match file.read() {
+            Ok(seed) if self.record.seed.is_some_and(|known| known.matches(&seed)) => Ok(()),
+            Ok(seed) => {
+                let fingerprint = Some(Fingerprint::of(&seed));
+                self.record = Record { refresh_token: Some(seed), seed: fingerprint, ..Record::default() };
+                Ok(())
+            }
+            Err(_) if self.record.refresh_token.is_some() => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn refresh_token(&self) -> Option<Secret> {
+        self.record.refresh_token.clone()
+    }
+
+    /// Finds out before an exchange uses up the old refresh token. The exchange is made all the same:
+    /// without it, there would soon be no token for sure.
+    async fn prove_writable(&mut self) {
+        if let Some(Err(error)) = match &mut self.turn {
+            Some(turn) => Some(turn.prove_writable().await),
+            None => None,
+        } {
+            warn_unwritable(&error);
+        }
+    }
+
+    async fn adopt(&mut self, issued: Option<Secret>) {
+        let (now, before) = (self.clock.wall(), self.record.clone());
+        if let Some(code) = self.record.code.as_mut().filter(|code| code.state == CodeState::Exchanging) {
+            code.state = CodeState::Exchanged;
+            // What an earlier code gave is void, also if this one gave nothing.
+            self.record.refresh_token = None;
+        }
+        if let Some(issued) = issued.filter(|issued| before.refresh_token.as_ref() != Some(issued)) {
+            self.record.refresh_token = Some(issued);
+            self.record.obtained_at = Some(now);
+        }
+        self.used_at = Some(now);
+        let is_fresh = |used| now.duration_since(used).is_ok_and(|age| age < TOUCH_INTERVAL);
+        if self.record != before || !before.used_at.is_some_and(is_fresh) {
+            self.record.used_at = Some(now);
+            self.persist().await;
+        }
+        self.end();
+    }
+
+    /// Writes the record. If that fails the lock is kept: another process would present what is used up.
+    async fn persist(&mut self) {
+        let Some(turn) = &mut self.turn else { return };
+        match turn.write(&self.record).await {
+            Ok(()) => {
+                if self.persistence == Persistence::Unpersisted {
+                    tracing::info!("the refresh token is stored again");
+                }
+                self.persistence = Persistence::Same;
+            }
+            Err(error) => {
+                // Told once, not each second.
+                if self.persistence == Persistence::Same {
+                    warn_unwritable(&error);
+                }
+                self.persistence = Persistence::Unpersisted;
+            }
+        }
+    }
+
+    fn end(&mut self) {
+        if self.persistence == Persistence::Same {
+            self.turn = None;
+        }
+    }
+}
+
+fn warn_unwritable(error: &StoreError) {
+    tracing::error!(
+        error = %Report(error),
+        hint = error.hint(),
+        "the refresh token cannot be stored; if it is replaced now, a restart loses it"
+    );
 }
 
 /// A secret that is read anew before each exchange; the last good value serves while that fails.
@@ -151,41 +327,31 @@ struct Rereader {
     reloads: Family<Outcome, Counter>,
 }
 
-/// How a secret compares with the last time that it was read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Change {
-    None,
-    First,
-    Replaced,
-}
-
 impl Rereader {
-    fn read(&mut self) -> Result<(Secret, Change), FetchError> {
+    fn read(&mut self) -> Result<Secret, FetchError> {
         match (self.source.read(), &self.last_good) {
-            (Ok(secret), Some(last)) if secret == *last => Ok((secret, Change::None)),
             (Ok(secret), last) => {
-                let change = if last.is_some() { Change::Replaced } else { Change::First };
-                if change == Change::Replaced {
+                if last.as_ref().is_some_and(|last| *last != secret) {
                     self.count("success");
                 }
                 self.last_good = Some(secret.clone());
-                Ok((secret, change))
+                Ok(secret)
             }
             (Err(error), Some(last)) => {
                 self.count("failure");
                 tracing::warn!(error = %Report(&error), "a secret cannot be read; its last good value is used");
-                Ok((last.clone(), Change::None))
+                Ok(last.clone())
             }
             (Err(error), None) => Err(FetchError::Secret(error)),
         }
     }
 
-    fn count(&self, result: &'static str) {
-        self.reloads.get_or_create(&Outcome { result }).inc();
-    }
-
     fn has_changed(&self) -> bool {
         // Unreadable is not another value: a mount in the middle of its swap looks like that.
         self.source.read().is_ok_and(|secret| self.last_good.as_ref() != Some(&secret))
+    }
+
+    fn count(&self, result: &'static str) {
+        self.reloads.get_or_create(&Outcome { result }).inc();
     }
 }

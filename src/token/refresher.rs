@@ -1,6 +1,9 @@
 //! The background task that keeps the token fresh: the only writer of the [`TokenCell`].
 
-use std::{panic::AssertUnwindSafe, time::Duration};
+use std::{
+    panic::AssertUnwindSafe,
+    time::{Duration, SystemTime},
+};
 
 use futures_util::FutureExt;
 use rand::rngs::StdRng;
@@ -11,6 +14,7 @@ use super::{
     client::{Class, Exchange, FetchError, Issued},
     credentials::Credentials,
     schedule::{Failure, Schedule},
+    store::Store,
     wire::OAuthError,
 };
 use crate::{
@@ -39,6 +43,25 @@ pub struct Status {
     pub issued_at: Option<Moment>,
     /// When the newest token can no longer be sent.
     pub hard_expiry: Option<Moment>,
+    /// When the refresh token, if there is one, was last used with success.
+    pub refresh_token_used_at: Option<SystemTime>,
+    /// False while a refresh token is in memory only although there is a state file.
+    pub persistent: bool,
+}
+
+impl Status {
+    fn starting(now: Moment) -> Self {
+        Self {
+            state: State::Starting,
+            next_attempt: Some(now),
+            generation: 0,
+            failures: 0,
+            issued_at: None,
+            hard_expiry: None,
+            refresh_token_used_at: None,
+            persistent: true,
+        }
+    }
 }
 
 /// Why an exchange is made.
@@ -94,31 +117,25 @@ pub struct Refresher<E> {
 }
 
 impl<E: Exchange> Refresher<E> {
-    /// A refresher that has not started, the cell it will write, and the handle to wait at.
-    /// `dice` must be seeded differently in each replica.
+    /// A refresher that has not started, the cell it will write, and the handle to wait at. `store` is
+    /// that of `token.state_file`; `dice` must be seeded differently in each replica.
     #[must_use]
     pub fn new(
         config: &config::Token,
         endpoint: E,
+        store: Option<Store>,
         clock: Clock,
         dice: StdRng,
         metrics: TokenMetrics,
     ) -> (Self, TokenCell, Renewal) {
         let now = clock.now();
         let cell = TokenCell::default();
-        let (status, receiver) = watch::channel(Status {
-            state: State::Starting,
-            next_attempt: Some(now),
-            generation: 0,
-            failures: 0,
-            issued_at: None,
-            hard_expiry: None,
-        });
+        let (status, receiver) = watch::channel(Status::starting(now));
         let (wanted, replace) = watch::channel(0);
         let renewal = Renewal::new(config, cell.clone(), receiver, wanted, clock.clone(), metrics.clone());
         let refresher = Self {
             endpoint,
-            credentials: Credentials::new(config.client_secret.clone(), config.grant.clone(), &metrics.secret_reloads),
+            credentials: Credentials::new(config, store, clock.clone(), &metrics.secret_reloads),
             schedule: Schedule::new(config.refresh_at.clone(), config.retry_max, dice),
             default_lifetime: config.default_lifetime,
             clock,
@@ -141,6 +158,9 @@ impl<E: Exchange> Refresher<E> {
         while AssertUnwindSafe(self.keep_fresh(&mut drain)).catch_unwind().await.is_err() {
             tracing::error!("the refresher panicked, which is a fault of token-valet; it goes on");
             self.recover();
+        }
+        if !self.credentials.persist().await {
+            tracing::error!("the process ends with a refresh token that could not be stored");
         }
     }
 
@@ -165,55 +185,62 @@ impl<E: Exchange> Refresher<E> {
 
     /// Waits for the next attempt's time, or for what makes it come earlier: another secret once the
     /// provider has refused the last, or the API's rejection of a token that was thought to be good.
+    /// Meanwhile, stores what could not be stored.
     async fn due(&mut self) {
         loop {
+            let Status { state, generation, .. } = *self.status.borrow();
+            let refused = match state {
+                State::Failing(Class::Configuration | Class::GrantGone) | State::Doubtful => true,
+                State::Starting | State::Fresh | State::Failing(Class::Transient) => false,
+            };
+            if refused && self.cause != Cause::Secret && self.credentials.have_changed() {
+                tracing::info!("a secret was replaced; it is tried at once");
+                self.hasten(Cause::Secret);
+            }
+            let persisted = self.credentials.persist().await;
+            self.status.send_if_modified(|status| std::mem::replace(&mut status.persistent, persisted) != persisted);
             let now = self.clock.now();
             if now >= self.next_attempt {
                 return;
             }
-            let Status { state, generation, .. } = *self.status.borrow();
-            match state {
-                State::Failing(Class::Configuration | Class::GrantGone) | State::Doubtful => {
-                    if self.credentials.have_changed() {
-                        tracing::info!("a secret was replaced; it is tried at once");
-                        self.hasten(now, Cause::Secret);
-                    }
-                    self.clock.sleep_until(self.next_attempt.min(now + WATCH_INTERVAL)).await;
+            let look_again = if refused || !persisted { now + WATCH_INTERVAL } else { self.next_attempt };
+            let pause = self.clock.sleep_until(self.next_attempt.min(look_again));
+            if state == State::Fresh && self.cause == Cause::Scheduled {
+                tokio::select! {
+                    () = unwanted(&mut self.replace, generation) => self.hasten(Cause::Rejected),
+                    () = pause => {}
                 }
-                State::Fresh => tokio::select! {
-                    () = unwanted(&mut self.replace, generation) => {
-                        self.hasten(self.clock.now(), Cause::Rejected);
-                        return self.clock.sleep_until(self.next_attempt).await;
-                    }
-                    () = self.clock.sleep_until(self.next_attempt) => {}
-                },
-                // The next attempt comes as early as the back-off allows.
-                State::Starting | State::Failing(Class::Transient) => {
-                    self.clock.sleep_until(self.next_attempt).await;
-                }
+            } else {
+                // The next attempt comes as early as it may.
+                pause.await;
             }
         }
     }
 
-    fn hasten(&mut self, now: Moment, cause: Cause) {
+    fn hasten(&mut self, cause: Cause) {
         self.cause = cause;
-        self.next_attempt = self.next_attempt.min(self.schedule.no_earlier(now));
+        self.next_attempt = self.next_attempt.min(self.schedule.no_earlier(self.clock.now()));
         self.status.send_modify(|status| status.next_attempt = Some(self.next_attempt));
     }
 
     async fn refresh(&mut self) {
+        self.status.send_modify(|status| status.next_attempt = None);
+        let presented = self.credentials.present().await;
         // Before the request: the provider counts the token's life from some moment after this one.
         let issued_at = self.clock.now();
         self.schedule.started(issued_at);
-        self.status.send_modify(|status| status.next_attempt = None);
-        let outcome = match self.credentials.present() {
+        let outcome = match presented {
             Ok(presented) => self.endpoint.exchange(&presented).await,
             Err(error) => Err(error),
         };
-        let outcome = outcome.and_then(|issued| self.publish(issued_at, issued));
-        self.count(&outcome, self.clock.now().saturating_since(issued_at));
+        let took = self.clock.now().saturating_since(issued_at);
+        let outcome = match outcome {
+            Ok(issued) => self.publish(issued_at, issued).await,
+            Err(error) => Err(error),
+        };
+        self.count(&outcome, took);
         if let Err(error) = outcome {
-            self.back_off(&error);
+            self.back_off(&error).await;
         }
     }
 
@@ -227,9 +254,9 @@ impl<E: Exchange> Refresher<E> {
         self.metrics.refresh_duration.observe(took.as_secs_f64());
     }
 
-    fn publish(&mut self, issued_at: Moment, issued: Issued) -> Result<(), FetchError> {
-        // Adopted even if the access token is of no use: the old one may be gone.
-        self.credentials.adopt(issued.refresh_token);
+    async fn publish(&mut self, issued_at: Moment, issued: Issued) -> Result<(), FetchError> {
+        // Before the access token is used, and also if that is of no use: the old refresh token may be gone.
+        self.credentials.accepted(issued.refresh_token).await;
         let generation = self.status.borrow().generation + 1;
         let bearer = Bearer::new(issued.access_token.expose(), generation).ok_or(FetchError::UnusableToken)?;
         let lifetime = issued.lifetime.unwrap_or_else(|| {
@@ -239,6 +266,7 @@ impl<E: Exchange> Refresher<E> {
         });
         let life = self.schedule.succeeded(issued_at, lifetime);
         self.cell.publish(Token { bearer, issued_at, refresh_at: life.refresh_at, hard_expiry: life.hard_expiry });
+        let (used_at, persistent) = (self.credentials.used_at(), self.credentials.is_persisted());
         self.cause = Cause::Scheduled;
         self.plan(life.refresh_at, |status| {
             status.state = State::Fresh;
@@ -246,6 +274,8 @@ impl<E: Exchange> Refresher<E> {
             status.failures = 0;
             status.issued_at = Some(issued_at);
             status.hard_expiry = Some(life.hard_expiry);
+            status.refresh_token_used_at = used_at;
+            status.persistent = persistent;
         });
         let now = self.clock.now();
         tracing::info!(
@@ -258,10 +288,8 @@ impl<E: Exchange> Refresher<E> {
         Ok(())
     }
 
-    fn back_off(&mut self, error: &FetchError) {
-        if error.is_unsent() {
-            self.credentials.unsent();
-        }
+    async fn back_off(&mut self, error: &FetchError) {
+        self.credentials.refused(error).await;
         let class = error.class();
         let now = self.clock.now();
         let failure = Failure { class, ambiguous: error.is_ambiguous(), retry_after: error.retry_after() };
