@@ -5,6 +5,7 @@
 
 mod client;
 mod credentials;
+mod error;
 mod refresher;
 mod rejection;
 mod renewal;
@@ -20,8 +21,9 @@ use http::HeaderValue;
 use zeroize::Zeroizing;
 
 pub use self::{
-    client::{Class, Exchange, FetchError, Issued, TokenClient},
+    client::{Exchange, Issued, TokenClient},
     credentials::Presented,
+    error::{Class, FetchError},
     refresher::{Refresher, State, Status},
     renewal::{Renewal, Replay, Unavailable},
     store::{CodeRecord, CodeState, Fingerprint, Locked, MAX_STATE_BYTES, Record, Store, StoreError, WriteStep},

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use prometheus_client::metrics::{counter::Counter, family::Family};
 
 use super::{
-    client::FetchError,
+    FetchError,
     store::{CodeRecord, CodeState, Fingerprint, Locked, Record, Store, StoreError},
 };
 use crate::{
@@ -154,6 +154,13 @@ impl Credentials {
             self.held.unspend().await;
         }
         self.held.end();
+    }
+
+    /// Returns true if nothing is left to be presented, so that only a new code helps.
+    pub(super) fn are_used_up(&self) -> bool {
+        matches!(self.grant, Grant::Code { .. })
+            && self.held.record.code.is_some()
+            && self.held.refresh_token().is_none()
     }
 
     /// Stores what could not be stored so far. Returns true if nothing is left to be stored.

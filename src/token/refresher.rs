@@ -10,8 +10,8 @@ use rand::rngs::StdRng;
 use tokio::sync::watch;
 
 use super::{
-    Bearer, Renewal, Token, TokenCell,
-    client::{Class, Exchange, FetchError, Issued},
+    Bearer, Class, FetchError, Renewal, Token, TokenCell,
+    client::{Exchange, Issued},
     credentials::Credentials,
     schedule::{Failure, Schedule},
     store::Store,
@@ -296,10 +296,11 @@ impl<E: Exchange> Refresher<E> {
         let Status { state, failures, hard_expiry, .. } = *self.status.borrow();
         let valid_until = hard_expiry.filter(|expiry| now < *expiry);
         let wanted = self.schedule.failed(now, failure, valid_until);
+        let after = state.after(error.class(), self.credentials.are_used_up());
         let failures = failures.saturating_add(1);
         self.cause = Cause::Retry;
         self.plan(wanted, |status| {
-            status.state = state.after(error);
+            status.state = after;
             status.failures = failures;
         });
         log_failure(error, failures, self.next_attempt.saturating_since(now), valid_until.is_some());
@@ -328,14 +329,14 @@ impl<E: Exchange> Refresher<E> {
 }
 
 impl State {
-    /// What a failure makes of it.
-    fn after(self, error: &FetchError) -> Self {
+    /// What a failure makes of it. `final_word`: there is nothing that could be presented once more.
+    fn after(self, class: Class, final_word: bool) -> Self {
         let doubted = match self {
             Self::Doubtful | Self::Failing(Class::GrantGone) => true,
             Self::Starting | Self::Fresh | Self::Failing(Class::Transient | Class::Configuration) => false,
         };
-        match error.class() {
-            Class::GrantGone if !doubted && !matches!(error, FetchError::CodeUsed) => Self::Doubtful,
+        match class {
+            Class::GrantGone if !doubted && !final_word => Self::Doubtful,
             class => Self::Failing(class),
         }
     }

@@ -9,8 +9,7 @@ use std::{
 use tokio::sync::{Semaphore, watch};
 
 use super::{
-    Bearer, TokenCell,
-    client::Class,
+    Bearer, Class, TokenCell,
     refresher::{State, Status},
     rejection::{Decision, Rejections},
 };

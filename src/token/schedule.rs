@@ -4,7 +4,7 @@ use std::{ops::Range, time::Duration};
 
 use rand::{RngExt, rngs::StdRng};
 
-use super::client::Class;
+use super::Class;
 use crate::clock::Moment;
 
 /// Token requests start at least this far apart, whatever their cause.
@@ -137,7 +137,7 @@ mod tests {
     use super::{Failure, Life, Schedule};
     use crate::{
         clock::{Clock, Moment},
-        token::client::Class,
+        token::Class,
     };
 
     fn schedule(seed: u64) -> Schedule {
