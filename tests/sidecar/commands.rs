@@ -1,0 +1,238 @@
+//! The commands, as a shell meets them: what is printed where, and the exit code.
+
+use std::{fs, path::Path};
+
+use tempfile::TempDir;
+use token_valet::sandbox::Settings;
+
+use crate::harness::{ACCOUNTS, Connection, Process, Setup, provider, wait_for};
+
+/// Where commands are given what they need.
+struct Shell {
+    directory: TempDir,
+}
+
+/// What a command left behind.
+#[derive(Debug)]
+struct Done {
+    code: i32,
+    stdout: String,
+    stderr: String,
+}
+
+impl Shell {
+    fn new() -> Self {
+        Self { directory: tempfile::tempdir().expect("a temporary directory") }
+    }
+
+    fn file(&self, name: &str, content: &str) -> String {
+        let path = self.directory.path().join(name);
+        fs::write(&path, content).expect("a writable directory");
+        path.to_str().expect("the path of a temporary directory is UTF-8").to_owned()
+    }
+}
+
+fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Done {
+    let mut process = Process::spawn(arguments, environment);
+    let code = process.exit_code();
+    Done { code, stdout: process.stdout(), stderr: process.stderr() }
+}
+
+/// Without a fault, and without a file but itself.
+const GOOD: &str = r#"
+[upstream]
+url = "https://api.example.com"
+
+[token]
+url = "https://auth.example.com/oauth/token"
+grant = "client_credentials"
+client_id = "partner"
+"#;
+const SECRET: (&str, &str) = ("TOKEN_VALET__TOKEN__CLIENT_SECRET", "planted-secret");
+
+/// With faults in the lines 2, 5, 9 and 11.
+const BAD: &str = r#"[listen]
+thread = 2
+
+[upstream]
+url = "http://api.example.com"
+
+[token]
+url = "https://auth.example.com/oauth/token"
+grant = "client_credential"
+client_id = "partner"
+timeout = 20
+"#;
+
+/// What is to be said about that file.
+fn faults(file: &str) -> String {
+    format!(
+        r#"error: `listen.thread` is not a known key
+  in {file}:2
+
+hint: did you mean `listen.threads`?
+
+error: `upstream.url` is plain http to `api.example.com`, expected https, or http to this machine
+  in {file}:5
+
+hint: the token would cross the network unencrypted: write `https://`, or set `upstream.allow_plaintext = true`
+
+error: `token.grant` is "client_credential", expected "client_credentials", "authorization_code" or "refresh_token"
+  in {file}:9
+
+hint: did you mean `client_credentials`?
+
+error: `token.timeout` is 20, expected a duration with its unit
+  in {file}:11
+
+hint: write "20s"
+"#
+    )
+}
+
+#[test]
+fn check_and_run_tell_every_fault_at_once_with_its_line() {
+    let shell = Shell::new();
+    let file = shell.file("valet.toml", BAD);
+    for command in ["check", "run"] {
+        let done = run(&[command, "-c", &file], &[SECRET]);
+        assert_eq!((done.code, done.stdout.as_str()), (78, ""), "{command}");
+        assert_eq!(done.stderr, faults(&file), "{command}");
+    }
+}
+
+#[test]
+fn check_of_a_good_file_is_0_and_says_so() {
+    let shell = Shell::new();
+    let file = shell.file("valet.toml", GOOD);
+    let done = run(&["check", "--config", &file], &[SECRET]);
+    assert_eq!((done.code, done.stderr.as_str()), (0, ""));
+    assert_eq!(done.stdout, format!("{file}: no fault found\n"));
+}
+
+#[test]
+fn check_of_the_files_that_come_with_it_finds_no_fault_of_theirs() {
+    let file = |name| Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(name);
+    let reference = file("token-valet.toml");
+    let done = run(&["check", "-c", reference.to_str().expect("UTF-8")], &[SECRET]);
+    assert_eq!(done.code, 0, "{done:?}");
+}
+
+#[test]
+fn check_never_shows_a_secret() {
+    let shell = Shell::new();
+    let file = shell.file("valet.toml", &format!("{GOOD}client_secret = \"planted-in-the-file\"\nbroken = \n"));
+    let done = run(&["check", "-c", &file], &[SECRET]);
+    assert_eq!(done.code, 78);
+    assert!(done.stderr.contains(&format!("{file}:10")), "{done:?}");
+    let file = shell.file("valet.toml", &format!("{GOOD}client_secret = \"planted-in-the-file\"\n"));
+    let done_too = run(&["check", "-c", &file], &[("TOKEN_VALET__LISTEN__CLIENT_SECRET", "planted-secret")]);
+    assert_eq!(done_too.code, 78);
+    assert!(done_too.stderr.contains("`token.client_secret` "), "{done_too:?}");
+    for done in [done, done_too] {
+        assert!(!format!("{done:?}").contains("planted"), "{done:?}");
+    }
+}
+
+#[test]
+fn missing_file_is_78_with_a_way_out() {
+    let shell = Shell::new();
+    let file = shell.directory.path().join("none.toml");
+    for command in ["check", "run"] {
+        let done = run(&[command, "-c", file.to_str().expect("UTF-8")], &[]);
+        assert_eq!((done.code, done.stdout.as_str()), (78, ""));
+        assert!(done.stderr.starts_with("error: the configuration cannot be read: "), "{done:?}");
+        assert!(done.stderr.contains(file.to_str().expect("UTF-8")), "{done:?}");
+        assert!(done.stderr.contains("\nhint: ") && done.stderr.contains("TOKEN_VALET_CONFIG"), "{done:?}");
+    }
+}
+
+#[test]
+fn file_can_be_named_by_the_environment_and_the_argument_wins() {
+    let shell = Shell::new();
+    let (good, bad) = (shell.file("good.toml", GOOD), shell.file("bad.toml", BAD));
+    let done = run(&["check"], &[SECRET, ("TOKEN_VALET_CONFIG", &good)]);
+    assert_eq!((done.code, done.stdout), (0, format!("{good}: no fault found\n")));
+    let done = run(&["check", "-c", &bad], &[SECRET, ("TOKEN_VALET_CONFIG", &good)]);
+    assert_eq!((done.code, done.stderr), (78, faults(&bad)));
+}
+
+#[test]
+fn variables_override_the_file_and_are_named_when_they_are_wrong() {
+    let shell = Shell::new();
+    let file = shell.file("valet.toml", &format!("[log]\nlevel = \"wrong\"\n{GOOD}"));
+    let check = |environment: &[_]| run(&["check", "-c", &file], environment);
+    assert_eq!(check(&[SECRET]).code, 78);
+    assert_eq!(check(&[SECRET, ("TOKEN_VALET__LOG__LEVEL", "debug")]).code, 0);
+
+    let done = check(&[SECRET, ("TOKEN_VALET__LOG__LEVEL", "lots"), ("TOKEN_VALET__LOG__LEVVEL", "debug")]);
+    assert_eq!(done.code, 78);
+    let expected = "error: `log.level` is \"lots\", expected \"off\", \"error\", \"warn\", \"info\", \"debug\" or \
+                    \"trace\"\n  in environment variable `TOKEN_VALET__LOG__LEVEL`\n\nerror: `log.levvel` is not a \
+                    known key\n  in environment variable `TOKEN_VALET__LOG__LEVVEL`\n\nhint: did you mean \
+                    `TOKEN_VALET__LOG__LEVEL`?\n";
+    assert_eq!(done.stderr, expected);
+    // Kubernetes sets such variables for a service of that name.
+    assert_eq!(check(&[SECRET, ("TOKEN_VALET__LOG__LEVEL", "info"), ("TOKEN_VALET_SERVICE_PORT", "80")]).code, 0);
+}
+
+#[test]
+fn variables_override_the_file_of_a_running_sidecar() {
+    let provider = provider(Settings::default());
+    let secret = Settings::default().client_secret;
+    let sidecar = Setup::partner(&provider)
+        .set_file("token.client_secret_file", "wrong")
+        .variable("TOKEN_VALET__TOKEN__CLIENT_SECRET", &secret)
+        .set("token.scope", "wrong")
+        .variable("TOKEN_VALET__TOKEN__SCOPE", "client:admin")
+        .start();
+    sidecar.get(ACCOUNTS).assert_accounts();
+    assert_eq!(provider.exchanges()[0].fields["scope"], "client:admin");
+}
+
+#[test]
+fn wrong_usage_is_2_with_a_way_to_the_usage_on_standard_error() {
+    for arguments in [&["fly"][..], &["run", "--fast"], &["check", "-c"], &[]] {
+        let done = run(arguments, &[]);
+        assert_eq!((done.code, done.stdout.as_str()), (2, ""), "{arguments:?}");
+        assert!(done.stderr.contains("--help"), "{arguments:?}: {done:?}");
+    }
+}
+
+#[test]
+fn help_names_the_commands_and_version_the_version() {
+    let help = run(&["--help"], &[]);
+    assert_eq!((help.code, help.stderr.as_str()), (0, ""));
+    for command in ["run", "check", "sandbox"] {
+        let is_named = help.stdout.lines().any(|line| line.trim_start().split(' ').next() == Some(command));
+        assert!(is_named, "{command}: {help:?}");
+    }
+    let version = run(&["--version"], &[]);
+    assert_eq!((version.code, version.stdout), (0, format!("token-valet {}\n", env!("CARGO_PKG_VERSION"))));
+}
+
+#[test]
+fn sandbox_serves_accounts_without_any_configuration() {
+    let environment = [
+        ("TOKEN_VALET__LISTEN__ADDRESS", "127.0.0.1:0"),
+        ("TOKEN_VALET__ADMIN__ADDRESS", "127.0.0.1:0"),
+        ("TOKEN_VALET__LOG__FORMAT", "json"),
+        ("TOKEN_VALET__TOKEN__WAIT", "15s"),
+    ];
+    for grant in ["client_credentials", "authorization_code", "refresh_token"] {
+        let shell = Shell::new();
+        let file = shell.file("sandbox.toml", &format!("[token]\ngrant = \"{grant}\"\nclient_id = \"me\"\n"));
+        let mut process = Process::spawn(&["sandbox", "-c", &file], &environment);
+        let (address, _) = process.addresses();
+        Connection::open(address).ask("GET", ACCOUNTS, &[], b"").expect("an answer").assert_accounts();
+    }
+
+    let mut process = Process::spawn(&["sandbox"], &environment);
+    let (address, admin) = process.addresses();
+    Connection::open(address).ask("GET", ACCOUNTS, &[], b"").expect("an answer").assert_accounts();
+    let welcome = wait_for("the welcome", || Some(process.stdout()).filter(|text| text.contains("/readyz")));
+    assert!(welcome.contains(&format!("curl http://{address}{ACCOUNTS}")), "{welcome}");
+    assert!(welcome.contains(&format!("http://{admin}/readyz")), "{welcome}");
+    process.signal(rustix::process::Signal::INT);
+    assert_eq!(process.exit_code(), 0);
+}
