@@ -224,6 +224,7 @@ impl<E: Exchange> Refresher<E> {
     }
 
     async fn refresh(&mut self) {
+        let cause = self.cause;
         self.status.send_modify(|status| status.next_attempt = None);
         let presented = self.credentials.present().await;
         // Before the request: the provider counts the token's life from some moment after this one.
@@ -238,18 +239,18 @@ impl<E: Exchange> Refresher<E> {
             Ok(issued) => self.publish(issued_at, issued).await,
             Err(error) => Err(error),
         };
-        self.count(&outcome, took);
+        self.count(cause, &outcome, took);
         if let Err(error) = outcome {
             self.back_off(&error).await;
         }
     }
 
-    fn count(&self, outcome: &Result<(), FetchError>, took: Duration) {
+    fn count(&self, cause: Cause, outcome: &Result<(), FetchError>, took: Duration) {
         let (result, oauth_error) = match outcome {
             Ok(()) => ("success", ""),
             Err(error) => (error.class().as_str(), error.oauth_error().map_or("", OAuthError::as_str)),
         };
-        let refresh = Refresh { cause: self.cause.as_str(), result, oauth_error };
+        let refresh = Refresh { cause: cause.as_str(), result, oauth_error };
         self.metrics.refreshes.get_or_create(&refresh).inc();
         self.metrics.refresh_duration.observe(took.as_secs_f64());
     }

@@ -61,6 +61,11 @@ pub(crate) fn holds_for(while_: Duration, what: &str, mut condition: impl FnMut(
     }
 }
 
+/// Whether the drills take as long as they do in an acceptance run: `TOKEN_VALET_DRILL=full`.
+pub(crate) fn is_full_drill() -> bool {
+    env::var("TOKEN_VALET_DRILL").is_ok_and(|drill| drill == "full")
+}
+
 pub(crate) fn provider(settings: Settings) -> Provider {
     Provider::start(settings).expect("a free port")
 }

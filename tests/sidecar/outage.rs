@@ -5,7 +5,7 @@
 
 use std::{
     collections::BTreeMap,
-    env, io,
+    io,
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc,
@@ -20,7 +20,7 @@ use token_valet::{
     sandbox::{Provider, Settings},
 };
 
-use crate::harness::{ACCOUNTS, Setup, provider, seconds};
+use crate::harness::{ACCOUNTS, Setup, is_full_drill, provider, seconds};
 
 const LIFE: Duration = seconds(4);
 /// A token of 4 s is sent for 3 s.
@@ -39,7 +39,7 @@ struct Plan {
 }
 
 fn plan() -> Plan {
-    if env::var("TOKEN_VALET_DRILL").is_ok_and(|drill| drill == "full") {
+    if is_full_drill() {
         Plan { down: seconds(10), back: seconds(25), end: seconds(60), per_second: 100 }
     } else {
         Plan { down: seconds(3), back: seconds(9), end: seconds(15), per_second: 25 }

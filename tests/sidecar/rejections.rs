@@ -1,7 +1,6 @@
 //! What happens when the API rejects a token, and when it only seems to.
 
 use std::{
-    env,
     sync::Barrier,
     thread,
     time::{Duration, Instant},
@@ -9,7 +8,7 @@ use std::{
 
 use token_valet::sandbox::{ApiFault, Provider, Settings};
 
-use crate::harness::{ACCOUNTS, Response, SINK, Setup, Sidecar, provider, seconds, sha256};
+use crate::harness::{ACCOUNTS, Response, SINK, Setup, Sidecar, is_full_drill, provider, seconds, sha256};
 
 /// A sidecar whose token the API will reject.
 fn served(provider: &Provider) -> Sidecar {
@@ -20,8 +19,7 @@ fn served(provider: &Provider) -> Sidecar {
 
 /// How long a state is watched: long enough to see a storm, or the whole first hold of the breaker.
 fn while_watched(mut each: impl FnMut()) {
-    let full = env::var("TOKEN_VALET_DRILL").is_ok_and(|drill| drill == "full");
-    let (start, span) = (Instant::now(), if full { seconds(29) } else { seconds(4) });
+    let (start, span) = (Instant::now(), if is_full_drill() { seconds(29) } else { seconds(4) });
     while start.elapsed() < span {
         each();
         // The pace.
