@@ -236,3 +236,50 @@ fn sandbox_serves_accounts_without_any_configuration() {
     process.signal(rustix::process::Signal::INT);
     assert_eq!(process.exit_code(), 0);
 }
+
+#[test]
+fn the_readme_s_configurations_have_no_fault_once_their_files_exist() {
+    let readme = include_str!("../../README.md");
+    let examples: Vec<&str> =
+        readme.split("```toml\n").skip(1).map(|rest| rest.split("```").next().expect("a block ends")).collect();
+    assert_eq!(examples.len(), 2, "a partner's and a data recipient's");
+    for example in examples {
+        assert!(example.lines().filter(|line| !line.is_empty()).count() <= 10, "ten lines");
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        fs::create_dir(directory.path().join("secrets")).expect("a writable directory");
+        for name in ["client_secret", "code"] {
+            fs::write(directory.path().join("secrets").join(name), "x\n").expect("a writable directory");
+        }
+        let file = directory.path().join("config.toml");
+        let secrets = directory.path().join("secrets");
+        let text = example.replace("/run/secrets", secrets.to_str().expect("UTF-8"));
+        fs::write(&file, text).expect("a writable directory");
+        let mut process = Process::spawn(&["check", "-c", file.to_str().expect("UTF-8")], &[]);
+        assert_eq!(process.exit_code(), 0, "{}", process.stderr());
+    }
+}
+
+#[test]
+fn the_readme_s_table_has_every_key_of_the_reference_and_no_other() {
+    let keys_of_readme: Vec<&str> = include_str!("../../README.md")
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once("` | ").map(|(key, _)| key))
+        .filter(|key| key.contains('.'))
+        .collect();
+    let mut table = "";
+    let mut keys_of_reference = Vec::new();
+    for line in include_str!("../../config/token-valet.toml").lines() {
+        if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            table = name;
+        } else if let Some((key, _)) = line.trim_start_matches("# ").split_once(" = ")
+            && key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
+        {
+            keys_of_reference.push(format!("{table}.{key}"));
+        }
+    }
+    let (mut readme, mut reference) = (keys_of_readme.clone(), keys_of_reference.clone());
+    readme.sort_unstable();
+    reference.sort_unstable();
+    reference.dedup();
+    assert_eq!(readme, reference);
+}
