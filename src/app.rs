@@ -24,7 +24,11 @@ use crate::{
 /// How long an exchange that is under way at the end may take, as it may bring a new refresh token.
 const LAST_EXCHANGE: Duration = Duration::from_secs(10);
 /// Probes are small and quick, whatever the application's requests may be.
-const ADMIN_LIMITS: HttpLimits = HttpLimits { idle_timeout: Duration::from_secs(30), max_header_bytes: 8 * 1_024 };
+const ADMIN_LIMITS: HttpLimits = HttpLimits {
+    idle_timeout: Duration::from_secs(30),
+    header_timeout: Duration::from_secs(5),
+    max_header_bytes: 8 * 1_024,
+};
 
 /// Why the sidecar cannot run.
 #[derive(Debug, thiserror::Error)]

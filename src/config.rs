@@ -122,8 +122,10 @@ pub struct Listen {
     pub threads: usize,
     /// How many connections are open at once; more wait in the kernel's queue.
     pub max_connections: usize,
-    /// How long a connection may take until the next request's head has arrived whole.
+    /// How long a connection may be without a request; it is closed before twice that.
     pub idle_timeout: Duration,
+    /// How long the head of a request may take, from its first byte to its last.
+    pub header_timeout: Duration,
     /// The largest head of a request, in bytes. 8 KiB to 1 MiB.
     pub max_header_bytes: usize,
 }
@@ -244,9 +246,6 @@ pub struct Origin {
 
 impl Origin {
     /// What `Host` says: the port only where it is not the scheme's own (RFC 9110 section 7.2).
-    ///
-    /// # Panics
-    /// Never for an origin that was parsed from a URL.
     #[must_use]
     pub fn host_header(&self) -> HeaderValue {
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };

@@ -1,16 +1,19 @@
 //! The ports that the sidecar opens: accepting, a bound on connections, and their drain.
 
+mod head_timeout;
+
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{Request, Response};
 use http_body::Body;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
 };
 
+use self::head_timeout::{Watch, WatchedStream};
 use crate::{config::Listen, shutdown::Drain};
 
 /// How many connections the kernel completes before they are accepted.
@@ -135,8 +138,10 @@ pub struct Accepted {
 /// What a connection may take.
 #[derive(Clone, Copy, Debug)]
 pub struct HttpLimits {
-    /// How long the head of a request may take to arrive whole, from the end of the last answer.
+    /// How long a connection may be without a request; it is closed before twice that.
     pub idle_timeout: Duration,
+    /// How long the head of a request may take to arrive whole, from its first byte.
+    pub header_timeout: Duration,
     /// The largest head of a request, in bytes; at least 8 KiB.
     pub max_header_bytes: usize,
 }
@@ -163,7 +168,11 @@ impl HttpLimits {
     /// Those of the local port.
     #[must_use]
     pub fn new(config: &Listen) -> Self {
-        Self { idle_timeout: config.idle_timeout, max_header_bytes: config.max_header_bytes }
+        Self {
+            idle_timeout: config.idle_timeout,
+            header_timeout: config.header_timeout,
+            max_header_bytes: config.max_header_bytes,
+        }
     }
 }
 
@@ -181,7 +190,7 @@ impl Accepted {
     pub async fn serve<F, B>(self, limits: HttpLimits, mut drain: Drain, handle: impl Fn(Request<Incoming>) -> F)
     where
         F: Future<Output = Response<B>>,
-        B: Body + 'static,
+        B: Body + Unpin + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let Self { stream, peer, place: _place } = self;
@@ -189,15 +198,15 @@ impl Accepted {
             tracing::debug!(%peer, %error, "a connection was gone before it could be served");
             return;
         }
+        let watch = Watch::new();
         let service = service_fn(|request| {
-            let answer = handle(request);
-            async { Ok::<_, std::convert::Infallible>(answer.await) }
+            watch.request();
+            let (answer, watch) = (handle(request), &watch);
+            async move { Ok::<_, std::convert::Infallible>(answer.await.map(|body| watch.until_end_of(body))) }
         });
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(limits.idle_timeout)
-            .max_buf_size(limits.max_header_bytes)
-            .serve_connection(TokioIo::new(stream), service);
+        let stream = WatchedStream::new(stream, watch.clone(), limits.idle_timeout, limits.header_timeout);
+        let connection =
+            http1::Builder::new().max_buf_size(limits.max_header_bytes).serve_connection(TokioIo::new(stream), service);
         tokio::pin!(connection);
         let ended = tokio::select! {
             biased;

@@ -47,6 +47,7 @@ fn listen(s: &mut Source) -> Listen {
         threads: s.value("listen.threads", "1", integer(1..=64)),
         max_connections: s.value("listen.max_connections", "1024", integer(1..=65_536)),
         idle_timeout: s.value("listen.idle_timeout", "75s", duration("100ms", "1h")),
+        header_timeout: s.value("listen.header_timeout", "10s", duration("100ms", "5m")),
         max_header_bytes: s.value("listen.max_header_bytes", "32KiB", size("8KiB", "1MiB")),
     };
     let allow_non_loopback = s.value("listen.allow_non_loopback", "false", boolean);

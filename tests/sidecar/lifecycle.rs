@@ -217,3 +217,38 @@ fn each_thread_serves_with_a_connection_of_its_own() {
         wait_until(&format!("{threads} connections to the API"), || connections_to(provider.address()) == threads);
     }
 }
+
+#[test]
+fn a_head_that_does_not_come_to_its_end_is_given_up_and_an_idle_connection_is_not() {
+    let provider = provider(Settings::default());
+    let sidecar =
+        Setup::partner(&provider).set("listen.header_timeout", "300ms").set("listen.idle_timeout", "1h").start();
+    sidecar.wait_until_it_serves();
+    let mut idle = sidecar.connect();
+    idle.ask("GET", ACCOUNTS, &[], b"").expect("an answer").assert_accounts();
+    let mut slow = sidecar.connect();
+    slow.send(b"GET / HTTP/1.1\r\nHost: local").expect("an open connection");
+    let mut said = Vec::new();
+    slow.rest(&mut said).expect("the connection is closed");
+    assert!(said.is_empty(), "{}", String::from_utf8_lossy(&said));
+    // It has been idle for longer than a head may take.
+    idle.ask("GET", ACCOUNTS, &[], b"").expect("an answer").assert_accounts();
+    // The same for a head after another request.
+    idle.send(b"GET / HT").expect("an open connection");
+    idle.rest(&mut said).expect("the connection is closed");
+}
+
+#[test]
+fn a_connection_without_a_request_is_closed_after_its_time() {
+    let provider = provider(Settings::default());
+    let sidecar =
+        Setup::partner(&provider).set("listen.header_timeout", "1m").set("listen.idle_timeout", "300ms").start();
+    sidecar.wait_until_it_serves();
+    let mut never = sidecar.connect();
+    let mut once = sidecar.connect();
+    once.ask("GET", "/sandbox/slow/900", &[], b"").expect("an answer however long it takes");
+    let mut said = Vec::new();
+    never.rest(&mut said).expect("the connection is closed");
+    once.rest(&mut said).expect("the connection is closed");
+    assert!(said.is_empty());
+}
