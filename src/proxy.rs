@@ -146,6 +146,7 @@ impl Proxy {
         now: Moment,
     ) -> Result<Response<ResponseBody>, ProxyError> {
         let in_flight = self.in_flight.enter()?;
+        headers::check(head)?;
         let target = target::to_upstream(&head.method, &head.uri, &self.prefix)?;
         // Before the body is polled: a caller that waits for `100 Continue` does not send it in vain.
         let bearer = self.bearer(now).await?;

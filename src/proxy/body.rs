@@ -16,6 +16,7 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
 use super::{
+    headers,
     in_flight::InFlight,
     replay::{Copy, ReplayMemory},
 };
@@ -233,6 +234,13 @@ impl Body for ResponseBody {
     }
 }
 
+fn cleaned(mut frame: Frame<Bytes>) -> Frame<Bytes> {
+    if let Some(trailers) = frame.trailers_mut() {
+        headers::clean_trailers(trailers);
+    }
+    frame
+}
+
 /// Bounds how long a body may stand still. A body that never makes its reader wait costs no timer.
 #[derive(Debug)]
 pub(super) struct Patience {
@@ -247,15 +255,15 @@ impl Patience {
         Self { limit, timer: None, waiting: false }
     }
 
-    fn poll<T, E>(
+    fn poll<E>(
         &mut self,
         cx: &mut Context<'_>,
-        body: impl FnOnce(&mut Context<'_>) -> Poll<Option<Result<T, E>>>,
+        body: impl FnOnce(&mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, E>>>,
         error: impl FnOnce(E) -> BodyError,
-    ) -> Poll<Option<Result<T, BodyError>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if let Poll::Ready(frame) = body(cx) {
             self.waiting = false;
-            return Poll::Ready(frame.map(|result| result.map_err(error)));
+            return Poll::Ready(frame.map(|result| result.map(cleaned).map_err(error)));
         }
         self.poll_expired(cx).map(|()| Some(Err(BodyError::Stalled)))
     }

@@ -1,9 +1,15 @@
 //! Which fields of a message go on: hop-by-hop fields end here, both ways (RFC 9110 section 7.6.1).
 
 use http::{
-    HeaderMap, HeaderName, HeaderValue,
-    header::{CONNECTION, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE},
+    HeaderMap, HeaderName, HeaderValue, Version,
+    header::{
+        AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
+        TRANSFER_ENCODING, UPGRADE,
+    },
+    request::Parts,
 };
+
+use super::ProxyError;
 
 /// The fields that concern one connection, whether or not `Connection` names them.
 static HOP_BY_HOP: [HeaderName; 8] = [
@@ -19,10 +25,48 @@ static HOP_BY_HOP: [HeaderName; 8] = [
     UPGRADE,
 ];
 
+/// Refuses what one server may read otherwise than another: a second or empty `Host`, HTTP/1.1
+/// without one (RFC 9112 section 3.2), and any `Transfer-Encoding` but a single `chunked` (section 6.1).
+pub(super) fn check(head: &Parts) -> Result<(), ProxyError> {
+    let mut hosts = head.headers.get_all(HOST).iter();
+    let is_host_sound = match (hosts.next(), hosts.next()) {
+        (Some(host), None) => !host.is_empty(),
+        (None, _) => head.version < Version::HTTP_11,
+        (Some(_), Some(_)) => false,
+    };
+    let mut codings = head.headers.get_all(TRANSFER_ENCODING).iter();
+    let is_framing_sound = match (codings.next(), codings.next()) {
+        (Some(coding), None) => coding.as_bytes().eq_ignore_ascii_case(b"chunked"),
+        (None, _) => true,
+        (Some(_), Some(_)) => false,
+    };
+    if is_host_sound && is_framing_sound { Ok(()) } else { Err(ProxyError::BadRequest) }
+}
+
 /// Makes a caller's fields fit for the API. `Authorization` is set by whoever has the token.
 pub(super) fn to_upstream(headers: &mut HeaderMap, host: &HeaderValue) {
+    let takes_trailers = takes_trailers(headers);
     strip_hop_by_hop(headers);
     headers.insert(HOST, host.clone());
+    if takes_trailers {
+        // Of this hop now, and named as such (RFC 9110 section 10.1.4).
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+        headers.insert(CONNECTION, HeaderValue::from_static("te"));
+    }
+}
+
+/// Removes from a trailer section what could change how its message is read or whom it is from
+/// (RFC 9110 section 6.5.1).
+pub(super) fn clean_trailers(trailers: &mut HeaderMap) {
+    strip_hop_by_hop(trailers);
+    for name in [CONTENT_LENGTH, HOST, AUTHORIZATION] {
+        trailers.remove(name);
+    }
+}
+
+fn takes_trailers(headers: &HeaderMap) -> bool {
+    let options = headers.get_all(TE).iter().flat_map(|value| value.as_bytes().split(|b| *b == b','));
+    options.map(<[u8]>::trim_ascii).any(|option| option.eq_ignore_ascii_case(b"trailers"))
 }
 
 /// Makes the API's fields fit for the caller.
@@ -54,9 +98,9 @@ fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderMap, HeaderName, HeaderValue, header::HOST};
+    use http::{HeaderMap, HeaderName, HeaderValue, Version, header::HOST};
 
-    use super::{to_client, to_upstream};
+    use super::{check, clean_trailers, to_client, to_upstream};
 
     fn map(fields: &[(&str, &str)]) -> HeaderMap {
         fields
@@ -89,6 +133,52 @@ mod tests {
         to_client(&mut headers);
         let left: Vec<_> = headers.iter().map(|(n, v)| (n.as_str(), v.to_str().expect("ASCII"))).collect();
         assert_eq!(left, [("x-kept", "a"), ("x-kept", "b"), ("trailer", "x-sum")]);
+    }
+
+    #[test]
+    fn only_the_wish_for_trailers_goes_on_as_this_hop_s_own() {
+        for (te, sent) in [("trailers", Some("trailers")), ("gzip;q=0.5, Trailers", Some("trailers")), ("gzip", None)] {
+            let mut headers = map(&[("te", te), ("connection", "te")]);
+            to_upstream(&mut headers, &HeaderValue::from_static("ob.example"));
+            assert_eq!(headers.get("te").map(|value| value.to_str().expect("ASCII")), sent);
+            assert_eq!(headers.contains_key("connection"), sent.is_some());
+        }
+    }
+
+    #[test]
+    fn trailers_lose_what_could_change_the_meaning_of_their_message() {
+        let mut trailers = map(&[
+            ("content-length", "5"),
+            ("transfer-encoding", "chunked"),
+            ("host", "elsewhere"),
+            ("authorization", "Bearer x"),
+            ("connection", "x-private"),
+            ("x-private", "1"),
+            ("x-sum", "abc"),
+        ]);
+        clean_trailers(&mut trailers);
+        assert_eq!(trailers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["x-sum"]);
+    }
+
+    #[test]
+    fn what_servers_may_read_differently_is_refused() {
+        let is_sound = |version, fields: &[(&str, &str)]| {
+            let mut request = http::Request::new(());
+            *request.version_mut() = version;
+            *request.headers_mut() = map(fields);
+            check(&request.into_parts().0).is_ok()
+        };
+        let (old, new) = (Version::HTTP_10, Version::HTTP_11);
+        assert!(is_sound(new, &[("host", "a")]));
+        assert!(is_sound(old, &[]));
+        assert!(!is_sound(new, &[]));
+        assert!(!is_sound(new, &[("host", "")]));
+        assert!(!is_sound(new, &[("host", "a"), ("host", "a")]));
+        assert!(is_sound(new, &[("host", "a"), ("transfer-encoding", "Chunked")]));
+        for coding in ["gzip, chunked", "chunked, chunked", "identity", "", "xchunked"] {
+            assert!(!is_sound(new, &[("host", "a"), ("transfer-encoding", coding)]), "{coding}");
+        }
+        assert!(!is_sound(new, &[("host", "a"), ("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")]));
     }
 
     #[test]

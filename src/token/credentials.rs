@@ -82,6 +82,10 @@ struct Held {
     store: Option<Store>,
     /// Held from before an exchange until its answer is stored.
     turn: Option<Locked>,
+    /// Whether this exchange presents the record's code, rather than a refresh token.
+    is_spending: bool,
+    /// Codes that were presented before the record's.
+    spent: Vec<CodeRecord>,
     persistence: Persistence,
     /// More recent than what the record says, which is not written for this alone.
     used_at: Option<SystemTime>,
@@ -109,8 +113,16 @@ impl Credentials {
             config::Grant::AuthorizationCode { code, redirect_uri } => Grant::Code { code: reread(code), redirect_uri },
             config::Grant::RefreshToken { refresh_token } => Grant::RefreshToken { file: reread(refresh_token) },
         };
-        let held =
-            Held { record: Record::default(), store, turn: None, persistence: Persistence::Same, used_at: None, clock };
+        let held = Held {
+            record: Record::default(),
+            store,
+            turn: None,
+            is_spending: false,
+            spent: Vec::new(),
+            persistence: Persistence::Same,
+            used_at: None,
+            clock,
+        };
         Self { client_secret: reread(config.client_secret.clone()), grant, held }
     }
 
@@ -201,6 +213,7 @@ impl Credentials {
 impl Held {
     /// Takes the lock and reads what another process may have stored meanwhile.
     async fn begin(&mut self) -> Result<(), FetchError> {
+        self.is_spending = false;
         let Some(store) = &self.store else { return Ok(()) };
         if self.turn.is_none() {
             self.turn = Some(store.lock().await?);
@@ -216,7 +229,7 @@ impl Held {
     /// once the code has given a refresh token.
     fn unused(&self, code: &mut Rereader) -> Result<Option<Secret>, FetchError> {
         match code.read() {
-            Ok(code) if self.record.code.is_some_and(|used| used.matches(&code)) => Ok(None),
+            Ok(code) if self.record.code.iter().chain(&self.spent).any(|used| used.matches(&code)) => Ok(None),
             Ok(code) => Ok(Some(code)),
             Err(_) if self.record.refresh_token.is_some() => Ok(None),
             Err(error) => Err(error),
@@ -230,14 +243,16 @@ impl Held {
         if let Some(turn) = &mut self.turn {
             turn.write(&record).await?;
         }
+        self.spent.extend(self.record.code);
         self.record = record;
+        self.is_spending = true;
         Ok(())
     }
 
-    /// The code of this record was not sent after all.
+    /// The code of this exchange, if it has one, was not sent after all.
     async fn unspend(&mut self) {
-        if self.record.code.is_some_and(|code| code.state == CodeState::Exchanging) {
-            self.record.code = None;
+        if std::mem::take(&mut self.is_spending) {
+            self.record.code = self.spent.pop();
             self.persist().await;
         }
     }
@@ -273,14 +288,16 @@ impl Held {
 
     async fn adopt(&mut self, issued: Option<Secret>) {
         let (now, before) = (self.clock.wall(), self.record.clone());
-        if let Some(code) = self.record.code.as_mut().filter(|code| code.state == CodeState::Exchanging) {
+        if let Some(code) = self.record.code.as_mut().filter(|_| std::mem::take(&mut self.is_spending)) {
             code.state = CodeState::Exchanged;
             // What an earlier code gave is void, also if this one gave nothing.
             self.record.refresh_token = None;
         }
-        if let Some(issued) = issued.filter(|issued| before.refresh_token.as_ref() != Some(issued)) {
+        if let Some(issued) = issued {
+            if before.refresh_token.as_ref() != Some(&issued) {
+                self.record.obtained_at = Some(now);
+            }
             self.record.refresh_token = Some(issued);
-            self.record.obtained_at = Some(now);
         }
         self.used_at = Some(now);
         let is_fresh = |used| now.duration_since(used).is_ok_and(|age| age < TOUCH_INTERVAL);

@@ -62,11 +62,22 @@ pub(super) struct Schedule {
     last_backoff: Duration,
     /// Failures of the same class in a row.
     row: Option<(Class, u32)>,
+    /// Whether the last failure was ambiguous: only the first of several has its quick repetition.
+    was_ambiguous: bool,
 }
 
 impl Schedule {
     pub(super) fn new(refresh_at: Range<f64>, retry_max: Duration, dice: StdRng) -> Self {
-        Self { refresh_at, retry_max, dice, last_start: None, not_before: None, last_backoff: BACKOFF_MIN, row: None }
+        Self {
+            refresh_at,
+            retry_max,
+            dice,
+            last_start: None,
+            not_before: None,
+            last_backoff: BACKOFF_MIN,
+            row: None,
+            was_ambiguous: false,
+        }
     }
 
     /// Must be told of each attempt as it starts.
@@ -85,6 +96,7 @@ impl Schedule {
     pub(super) fn succeeded(&mut self, issued_at: Moment, lifetime: Duration) -> Life {
         self.last_backoff = BACKOFF_MIN;
         self.row = None;
+        self.was_ambiguous = false;
         // The range may be a single point, which `random_range` would refuse as half-open.
         let fraction = self.dice.random_range(self.refresh_at.start..=self.refresh_at.end);
         Life::plan(issued_at, lifetime, fraction)
@@ -97,8 +109,10 @@ impl Schedule {
             _ => 1,
         };
         self.row = Some((failure.class, nth));
+        let newly_ambiguous = failure.ambiguous && !self.was_ambiguous;
+        self.was_ambiguous = failure.ambiguous;
         let pause = match failure.class {
-            Class::Transient => self.backoff(now, hard_expiry, failure.ambiguous && nth == 1),
+            Class::Transient => self.backoff(now, hard_expiry, newly_ambiguous),
             Class::Configuration => {
                 let doubled = CONFIGURATION_PAUSE.start.saturating_mul(2_u32.saturating_pow(nth - 1));
                 doubled.min(CONFIGURATION_PAUSE.end)

@@ -98,7 +98,7 @@ fn api_gets_the_token_and_its_own_host_and_nothing_of_the_callers_connection() {
         ("Keep-Alive", "timeout=5"),
         ("Proxy-Authorization", "Basic dTpw"),
         ("Proxy-Connection", "keep-alive"),
-        ("TE", "trailers"),
+        ("TE", "gzip, trailers"),
     ];
     let echo = sidecar.ask("GET", ECHO, &fields, b"");
     assert_eq!(echo.echoed("x-kept"), ["first", "second", "first"]);
@@ -110,6 +110,9 @@ fn api_gets_the_token_and_its_own_host_and_nothing_of_the_callers_connection() {
     let mut expected = [
         ("accept", "application/json"),
         ("authorization", token.as_str()),
+        // The wish for trailers goes on, as this hop's own.
+        ("connection", "te"),
+        ("te", "trailers"),
         ("cookie", "a=b"),
         ("host", host.as_str()),
         ("x-fapi-interaction-id", "42"),
@@ -397,4 +400,27 @@ fn connections_over_the_limit_wait_until_one_is_closed() {
     assert_eq!(provider.requests().len(), 2);
     drop(first);
     second.response("GET").expect("an answer").assert_accounts();
+}
+
+#[test]
+fn heads_that_servers_may_read_differently_are_refused_and_the_connection_closed() {
+    let provider = provider(Settings::default());
+    let sidecar = Setup::partner(&provider).start();
+    sidecar.wait_until_it_serves();
+    let before = provider.requests().len();
+    for head in [
+        "Host: a\r\nHost: a\r\n",
+        "Host:\r\n",
+        "X-None: 1\r\n",
+        "Host: a\r\nTransfer-Encoding: chunked, chunked\r\n",
+        "Host: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+        "Host: a\r\nTransfer-Encoding: gzip, chunked\r\n",
+    ] {
+        let mut caller = sidecar.connect();
+        caller.send(format!("POST {SINK} HTTP/1.1\r\n{head}\r\n").as_bytes()).expect("an open connection");
+        let answer = caller.head().expect("an answer");
+        assert_eq!((answer.status, answer.header("connection")), (400, Some("close")), "{head}");
+        caller.rest(&mut Vec::new()).expect("the connection is closed");
+    }
+    assert_eq!(provider.requests().len(), before, "nothing reached the API");
 }
