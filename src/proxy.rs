@@ -177,11 +177,13 @@ impl Proxy {
         mut bearer: Bearer,
     ) -> Result<(u64, Response<ResponseBody>), ProxyError> {
         let mut request = outbound.with(body);
+        let mut may_repeat = outbound.method.is_safe();
         loop {
             let connection = self.pool.checkout().await?;
             if connection.is_new() {
                 // Connecting took its time, in which the token may have expired.
                 bearer = self.bearer(self.clock.now()).await?;
+                may_repeat = false;
             }
             request.headers_mut().insert(AUTHORIZATION, bearer.authorization.clone());
             match self.head_of(connection.send(request), watch).await? {
@@ -193,7 +195,15 @@ impl Proxy {
                 }
                 // Ends: a connection that was idle leaves the pool for good, and a new one never gives back.
                 Err(SendError::Unsent(unsent)) => request = *unsent,
-                Err(SendError::Broken(error)) => return Err(error.into()),
+                // Most likely the API closed the idle connection as the request was sent on it. One
+                // that changes nothing is sent once more (RFC 9110 section 9.2.2).
+                Err(SendError::Broken(error)) => match watch.again().filter(|_| may_repeat) {
+                    Some(body) => {
+                        request = outbound.with(body);
+                        may_repeat = false;
+                    }
+                    None => return Err(error.into()),
+                },
             }
         }
     }

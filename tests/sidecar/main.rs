@@ -16,6 +16,7 @@ mod outage;
 mod proxying;
 mod rejections;
 mod secrets;
+mod stale;
 mod state_file;
 mod steady;
 mod token_failures;
