@@ -27,6 +27,7 @@ const LAST_EXCHANGE: Duration = Duration::from_secs(10);
 const ADMIN_LIMITS: HttpLimits = HttpLimits {
     idle_timeout: Duration::from_secs(30),
     header_timeout: Duration::from_secs(5),
+    write_timeout: Duration::from_secs(5),
     max_header_bytes: 8 * 1_024,
 };
 
@@ -90,30 +91,36 @@ pub async fn run(
     let refresher = spawn_local(refresher.run(exchanges_end));
     let admin = Admin::new(&config.admin, tokens.clone(), renewal.clone(), clock.clone(), metrics);
     spawn_local(serve_admin(admin, admin_port, drain.clone()));
-    let (grace, threads, http) = (config.shutdown.grace, config.listen.threads, HttpLimits::new(&config.listen));
+    let (grace, threads, http) = (config.shutdown.grace, config.listen.threads, HttpLimits::new(&config));
     let new_proxy = move || {
         let (connector, limits, clock) = (connector.clone(), limits.clone(), clock.clone());
         Proxy::new(&config, connector, limits, tokens.clone(), renewal.clone(), clock, &token_metrics)
     };
     let mut workers = Workers::start(threads, port, http, &drain, new_proxy)?;
 
-    tokio::select! {
-        signal = signals.next() => tracing::info!(signal, grace_s = grace.as_secs(), "draining"),
-        error = workers.failed() => return Err(error.into()),
-    }
+    let outcome = tokio::select! {
+        signal = signals.next() => {
+            tracing::info!(signal, grace_s = grace.as_secs(), "draining");
+            Ok(())
+        }
+        error = workers.failed() => Err(error.into()),
+    };
     trigger.start();
-    tokio::select! {
-        drained = timeout(grace, workers.drained()) => match drained {
+    let end = async {
+        match timeout(grace, workers.drained()).await {
             Ok(()) => tracing::info!("drained"),
             Err(_) => tracing::warn!("requests were cut off: `shutdown.grace` is over"),
-        },
+        }
+        last_call.start();
+        if timeout(LAST_EXCHANGE, refresher).await.is_err() {
+            tracing::warn!("a token request was cut off");
+        }
+    };
+    tokio::select! {
+        () = end => {}
         signal = signals.next() => tracing::warn!(signal, "requests were cut off by a second signal"),
     }
-    last_call.start();
-    if timeout(LAST_EXCHANGE, refresher).await.is_err() {
-        tracing::warn!("a token request was cut off");
-    }
-    Ok(())
+    outcome
 }
 
 async fn serve_admin(admin: Admin, port: Listener, drain: Drain) {

@@ -145,11 +145,14 @@ where
 {
     let runtime =
         Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).map_err(CliError::Process)?;
-    runtime.block_on(async {
+    let done = runtime.block_on(async {
         let signals = Signals::install().map_err(CliError::Process)?;
         process::keep_memory_private().map_err(CliError::Process)?;
         command(signals).await
-    })
+    });
+    // Not to wait for a name's look-up that hangs.
+    runtime.shutdown_background();
+    done
 }
 
 /// The variables that are text; others cannot be ours.

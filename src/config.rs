@@ -75,18 +75,6 @@ impl Config {
         Ok(config)
     }
 
-    /// Every key in the order of the reference, with its value in force and where that comes from.
-    ///
-    /// # Errors
-    /// As for [`Config::load`].
-    pub fn explain(
-        path: &Path,
-        environment: impl IntoIterator<Item = (String, String)>,
-    ) -> Result<Vec<Entry>, ConfigError> {
-        let (_, entries) = read::read(Source::new(path, &Self::text(path)?, environment)?)?;
-        Ok(entries)
-    }
-
     /// What a key says, unchecked; none if it says nothing. For the sandbox, which must supply what
     /// other keys then require.
     pub(crate) fn peek(

@@ -16,8 +16,8 @@ use rustls::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-    time::timeout,
+    net::{TcpStream, lookup_host},
+    time::{Instant, timeout, timeout_at},
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
@@ -46,7 +46,7 @@ impl Connector {
         Ok(Self { host: origin.host.clone(), port: origin.port, tls, timeout })
     }
 
-    /// Looks the name up anew and connects to the first of its addresses that answers.
+    /// Looks the name up anew and tries its addresses in turn, each for its share of the time that is left.
     ///
     /// # Errors
     /// See [`ConnectError`].
@@ -54,17 +54,21 @@ impl Connector {
     /// # Cancel safety
     /// Dropping the future closes what was open.
     pub async fn connect(&self) -> Result<Stream, ConnectError> {
-        timeout(self.timeout, self.connect_unbounded()).await.map_err(|_| ConnectError::Timeout)?
+        let deadline = Instant::now() + self.timeout;
+        timeout_at(deadline, self.connect_by(deadline)).await.map_err(|_| ConnectError::Timeout)?
     }
 
-    async fn connect_unbounded(&self) -> Result<Stream, ConnectError> {
-        let addresses =
-            tokio::net::lookup_host((self.host.as_str(), self.port)).await.map_err(ConnectError::Resolve)?;
+    async fn connect_by(&self, deadline: Instant) -> Result<Stream, ConnectError> {
+        let addresses = lookup_host((self.host.as_str(), self.port)).await.map_err(ConnectError::Resolve)?;
+        let addresses: Vec<_> = addresses.collect();
         let mut failure = ConnectError::NoAddress;
-        for address in addresses {
-            match TcpStream::connect(address).await {
-                Ok(tcp) => return self.secure(tcp).await,
-                Err(error) => failure = ConnectError::Tcp(error),
+        for (tried, address) in addresses.iter().enumerate() {
+            let left = u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
+            let share = deadline.saturating_duration_since(Instant::now()) / left;
+            match timeout(share, TcpStream::connect(address)).await {
+                Ok(Ok(tcp)) => return self.secure(tcp).await,
+                Ok(Err(error)) => failure = ConnectError::Tcp(error),
+                Err(_elapsed) => failure = ConnectError::Timeout,
             }
         }
         Err(failure)

@@ -21,6 +21,7 @@ pub mod config;
 pub mod http_client;
 pub mod listener;
 pub mod metrics;
+pub mod patience;
 pub mod process;
 pub mod proxy;
 pub mod report;

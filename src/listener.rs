@@ -1,6 +1,6 @@
 //! The ports that the sidecar opens: accepting, a bound on connections, and their drain.
 
-mod head_timeout;
+mod caller;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -13,8 +13,9 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
 };
 
-use self::head_timeout::{Watch, WatchedStream};
-use crate::{config::Listen, shutdown::Drain};
+pub use self::caller::RequestBody;
+use self::caller::{Watch, WatchedStream};
+use crate::{config::Config, shutdown::Drain};
 
 /// How many connections the kernel completes before they are accepted.
 const BACKLOG: u32 = 1_024;
@@ -142,6 +143,8 @@ pub struct HttpLimits {
     pub idle_timeout: Duration,
     /// How long the head of a request may take to arrive whole, from its first byte.
     pub header_timeout: Duration,
+    /// How long an answer may go unread.
+    pub write_timeout: Duration,
     /// The largest head of a request, in bytes; at least 8 KiB.
     pub max_header_bytes: usize,
 }
@@ -167,11 +170,13 @@ impl Detached {
 impl HttpLimits {
     /// Those of the local port.
     #[must_use]
-    pub fn new(config: &Listen) -> Self {
+    pub fn new(config: &Config) -> Self {
+        let listen = &config.listen;
         Self {
-            idle_timeout: config.idle_timeout,
-            header_timeout: config.header_timeout,
-            max_header_bytes: config.max_header_bytes,
+            idle_timeout: listen.idle_timeout,
+            header_timeout: listen.header_timeout,
+            write_timeout: config.upstream.idle_body_timeout,
+            max_header_bytes: listen.max_header_bytes,
         }
     }
 }
@@ -187,7 +192,7 @@ impl Accepted {
 
     /// Serves HTTP/1.1 until the connection ends or, once the drain has begun, the current request
     /// is answered.
-    pub async fn serve<F, B>(self, limits: HttpLimits, mut drain: Drain, handle: impl Fn(Request<Incoming>) -> F)
+    pub async fn serve<F, B>(self, limits: HttpLimits, mut drain: Drain, handle: impl Fn(Request<RequestBody>) -> F)
     where
         F: Future<Output = Response<B>>,
         B: Body + Unpin + 'static,
@@ -199,12 +204,13 @@ impl Accepted {
             return;
         }
         let watch = Watch::new();
-        let service = service_fn(|request| {
-            watch.request();
-            let (answer, watch) = (handle(request), &watch);
-            async move { Ok::<_, std::convert::Infallible>(answer.await.map(|body| watch.until_end_of(body))) }
+        let stream = WatchedStream::new(stream, watch.clone(), &limits);
+        let service = service_fn(|request: Request<Incoming>| {
+            let (head, body) = request.into_parts();
+            let (body, open) = watch.request(body);
+            let answer = handle(Request::from_parts(head, body));
+            async { Ok::<_, std::convert::Infallible>(answer.await.map(|body| open.with(body))) }
         });
-        let stream = WatchedStream::new(stream, watch.clone(), limits.idle_timeout, limits.header_timeout);
         let connection =
             http1::Builder::new().max_buf_size(limits.max_header_bytes).serve_connection(TokioIo::new(stream), service);
         tokio::pin!(connection);

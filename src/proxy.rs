@@ -9,13 +9,13 @@ mod replay;
 mod target;
 mod verdict;
 
-use std::{cell::Cell, mem, time::Duration};
+use std::{mem, time::Duration};
 
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header::AUTHORIZATION, request::Parts,
 };
-use hyper::body::Incoming;
 use prometheus_client::metrics::{counter::Counter, family::Family};
+use tokio::time::{Instant, timeout_at};
 
 use self::{
     access::AccessLog,
@@ -29,8 +29,9 @@ use crate::{
     clock::{Clock, Moment},
     config::Config,
     http_client::{Connector, Pool, SendError},
+    listener::RequestBody,
     metrics::{Rejection, TokenMetrics},
-    token::{Bearer, Renewal, Replay, TokenCell},
+    token::{Bearer, FollowUp, Renewal, Replay, TokenCell},
 };
 
 /// The proxy of one runtime thread: its pool of connections, and the current token.
@@ -48,8 +49,6 @@ pub struct Proxy {
     replay_memory: ReplayMemory,
     tokens: TokenCell,
     renewal: Renewal,
-    /// The newest token that the API was seen to take. Of this thread alone: a plain store for each answer.
-    accepted: Cell<u64>,
     rejections: Family<Rejection, Counter>,
     clock: Clock,
 }
@@ -116,7 +115,6 @@ impl Proxy {
             replay_memory: limits.replay_memory,
             tokens,
             renewal,
-            accepted: Cell::new(0),
             rejections: metrics.rejections.clone(),
             clock,
         }
@@ -131,7 +129,7 @@ impl Proxy {
     ///
     /// # Cancel safety
     /// Dropping the future, as happens when the caller goes away, ends the request at the API too.
-    pub async fn handle(&self, request: Request<Incoming>) -> Response<ResponseBody> {
+    pub async fn handle(&self, request: Request<RequestBody>) -> Response<ResponseBody> {
         let started = self.clock.now();
         let (mut head, body) = request.into_parts();
         let outcome = self.forward(&mut head, body, started).await;
@@ -142,7 +140,7 @@ impl Proxy {
     async fn forward(
         &self,
         head: &mut Parts,
-        body: Incoming,
+        body: RequestBody,
         now: Moment,
     ) -> Result<Response<ResponseBody>, ProxyError> {
         let in_flight = self.in_flight.enter()?;
@@ -159,7 +157,7 @@ impl Proxy {
         let response = match self.judge(&outbound, response).await {
             Verdict::Answer(response) => {
                 if response.status().is_success() {
-                    self.accepted.set(generation);
+                    self.renewal.accepted(generation);
                 }
                 response
             }
@@ -225,14 +223,16 @@ impl Proxy {
         generation: u64,
         rejection: Response<ResponseBody>,
     ) -> Result<Response<ResponseBody>, ProxyError> {
-        let is_replaced = self.renewal.reject(generation, self.accepted.get() >= generation);
         // After a 401 the request was not processed (RFC 9110 section 15.5.2); other statuses say nothing of that.
         let is_safe = rejection.status() == StatusCode::UNAUTHORIZED || outbound.method.is_safe();
+        let body = watch.again().filter(|_| is_safe);
+        let followed = if body.is_some() { FollowUp::Replay } else { FollowUp::None };
+        let is_replaced = self.renewal.reject(generation, followed);
         let count = |action| {
             let rejection = Rejection { status: rejection.status().as_u16(), action };
             self.rejections.get_or_create(&rejection).inc();
         };
-        let Some(body) = watch.again().filter(|_| is_replaced && is_safe) else {
+        let Some(body) = body.filter(|_| is_replaced) else {
             count("pass_on");
             return Ok(rejection);
         };
@@ -268,11 +268,14 @@ impl Proxy {
     /// Waits for the head of the response, `upstream.response_timeout` from the last progress of the upload.
     async fn head_of<T>(&self, response: impl Future<Output = T>, watch: &UploadWatch) -> Result<T, ProxyError> {
         tokio::pin!(response);
+        let mut deadline = Instant::now() + self.response_timeout;
         loop {
-            match tokio::time::timeout(self.response_timeout, &mut response).await {
+            match timeout_at(deadline, &mut response).await {
                 Ok(response) => return Ok(response),
-                Err(_) if watch.has_moved() => {}
-                Err(_) => return Err(ProxyError::ResponseTimeout),
+                Err(_elapsed) => match watch.last_moved().map(|moved| moved + self.response_timeout) {
+                    Some(later) if later > deadline => deadline = later,
+                    Some(_) | None => return Err(ProxyError::ResponseTimeout),
+                },
             }
         }
     }

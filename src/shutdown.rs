@@ -30,6 +30,12 @@ impl Trigger {
 }
 
 impl Drain {
+    /// Returns true once the drain has begun.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        *self.0.borrow() || self.0.has_changed().is_err()
+    }
+
     /// Completes once the drain has begun.
     ///
     /// # Cancel safety

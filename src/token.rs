@@ -9,8 +9,11 @@ mod error;
 mod refresher;
 mod rejection;
 mod renewal;
+mod reread;
 mod schedule;
 mod store;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -25,6 +28,7 @@ pub use self::{
     credentials::Presented,
     error::{Class, FetchError},
     refresher::{Refresher, State, Status},
+    rejection::FollowUp,
     renewal::{Renewal, Replay, Unavailable},
     store::{CodeRecord, CodeState, Fingerprint, Locked, MAX_STATE_BYTES, Record, Store, StoreError, WriteStep},
 };

@@ -36,9 +36,8 @@ impl Workers {
         let spawn = |number: usize, source: Source| {
             let (ended, places, drain, new_proxy) = (ended.clone(), places.clone(), drain.clone(), new_proxy.clone());
             thread::Builder::new().name(format!("proxy-{number}")).spawn(move || {
-                let end = work(source, new_proxy, limits, &places, drain);
-                // An error means that nobody waits any more.
-                let _ = ended.try_send(end);
+                let mut end = End { ended, how: Err(io::Error::other("a thread panicked")) };
+                end.how = work(source, new_proxy, limits, &places, drain);
             })
         };
         let mut lanes = Vec::with_capacity(count - 1);
@@ -65,6 +64,19 @@ impl Workers {
     /// Completes when the last connection is closed and the threads have ended.
     pub(super) async fn drained(&mut self) {
         while self.ends.recv().await.is_some() {}
+    }
+}
+
+/// Tells how a thread ended, also if it panics.
+struct End {
+    ended: mpsc::Sender<io::Result<()>>,
+    how: io::Result<()>,
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        // An error means that nobody waits any more.
+        let _ = self.ended.try_send(std::mem::replace(&mut self.how, Ok(())));
     }
 }
 
@@ -109,7 +121,10 @@ fn work(
             }
             Source::Lane(mut inbox) => {
                 while let Some(detached) = inbox.recv().await {
-                    serve(detached.attach()?);
+                    match detached.attach() {
+                        Ok(accepted) => serve(accepted),
+                        Err(error) => tracing::warn!(%error, "a connection cannot be served"),
+                    }
                 }
             }
         }

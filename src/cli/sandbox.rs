@@ -89,6 +89,7 @@ impl Template {
             Some("authorization_code") => {
                 supplied.push(("TOKEN__CODE_FILE", self.file("code", &self.settings.code)?));
                 supplied.push(("TOKEN__REDIRECT_URI", self.settings.redirect_uri.clone()));
+                supplied.push(("TOKEN__STATE_FILE", self.path("state.json")?));
             }
             Some("refresh_token") => {
                 let file = self.file("refresh_token", &self.settings.refresh_token)?;
@@ -100,8 +101,13 @@ impl Template {
     }
 
     fn file(&self, name: &str, content: &str) -> io::Result<String> {
-        let path = self.files.path().join(name);
+        let path = self.path(name)?;
         fs::write(&path, content)?;
+        Ok(path)
+    }
+
+    fn path(&self, name: &str) -> io::Result<String> {
+        let path = self.files.path().join(name);
         path.into_os_string().into_string().map_err(|_| io::Error::other("the temporary directory's name is not UTF-8"))
     }
 }

@@ -197,6 +197,11 @@ const KEYS_OF_GRANTS: [KeyOfGrant; 5] = [
 
 /// A key of another grant would be ignored in silence, so it is refused.
 fn check_keys_of_grants(s: &mut Source, chosen: GrantKind) {
+    // A refresh token from a file can be presented again after a restart, a code must not.
+    if chosen == GrantKind::AuthorizationCode && !s.is_set("token.state_file") {
+        let expected = "a file that remembers that the code was used";
+        s.missing("token.state_file", expected, "/var/lib/token-valet/state.json");
+    }
     for KeyOfGrant { key, grants, required } in KEYS_OF_GRANTS {
         match (s.is_set(key), required) {
             (true, _) if !grants.contains(&chosen) => {

@@ -522,7 +522,7 @@ fn a_secret_variable_wins_over_the_file_and_is_never_shown() {
 #[test]
 fn each_grant_requires_its_keys() {
     for (grant, keys) in [
-        ("authorization_code", &["token.code_file", "token.redirect_uri"][..]),
+        ("authorization_code", &["token.code_file", "token.redirect_uri", "token.state_file"][..]),
         ("refresh_token", &["token.refresh_token_file"]),
     ] {
         let message = message("", &[("TOKEN_VALET__TOKEN__GRANT", grant)]);

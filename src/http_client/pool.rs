@@ -5,6 +5,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    io,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, ready},
@@ -73,7 +74,8 @@ where
             }
         }
         let stream = self.connector.connect().await?;
-        let (sender, driver) = http1::handshake(TokioIo::new(stream)).await.map_err(|_| ConnectError::Timeout)?;
+        let (sender, driver) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(|error| ConnectError::Tcp(io::Error::other(error)))?;
         tokio::task::spawn_local(async move {
             // Whoever waits for a response is told of the error by its sender.
             let _ = driver.await;

@@ -8,19 +8,18 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
-use hyper::body::Incoming;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
 use super::{
     headers,
     in_flight::InFlight,
     replay::{Copy, ReplayMemory},
 };
-use crate::http_client::PooledBody;
+use crate::{http_client::PooledBody, listener::RequestBody, patience::Patience};
 
 /// Why a body ends before its end.
 #[derive(Debug, thiserror::Error)]
@@ -40,7 +39,7 @@ pub enum BodyError {
 #[derive(Debug)]
 pub(super) enum Upload {
     /// As the caller sends it.
-    Streamed { incoming: Incoming, patience: Patience, shared: Option<Rc<Shared>> },
+    Streamed { incoming: RequestBody, patience: Patience, shared: Option<Rc<Shared>> },
     /// As it was kept when it was first sent.
     Again(Full<Bytes>),
 }
@@ -48,16 +47,16 @@ pub(super) enum Upload {
 /// What the upload, which belongs to the connection, tells the request that it is part of.
 #[derive(Debug)]
 pub(super) struct Shared {
-    moved: Cell<bool>,
+    last_moved: Cell<Option<Instant>>,
     copy: RefCell<Copy>,
 }
 
 impl Upload {
     /// The body, and a look at what becomes of it.
-    pub(super) fn new(incoming: Incoming, idle_timeout: Duration, memory: &ReplayMemory) -> (Self, UploadWatch) {
+    pub(super) fn new(incoming: RequestBody, idle_timeout: Duration, memory: &ReplayMemory) -> (Self, UploadWatch) {
         // Most requests have no body and need nothing to be shared.
         let shared = (!incoming.is_end_stream())
-            .then(|| Rc::new(Shared { moved: Cell::new(false), copy: RefCell::new(Copy::new(memory.clone())) }));
+            .then(|| Rc::new(Shared { last_moved: Cell::new(None), copy: RefCell::new(Copy::new(memory.clone())) }));
         let watch = UploadWatch(shared.clone());
         (Self::Streamed { incoming, patience: Patience::new(idle_timeout), shared }, watch)
     }
@@ -70,7 +69,8 @@ impl Body for Upload {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
             Self::Streamed { incoming, patience, shared } => {
-                let frame = patience.poll(cx, |cx| Pin::new(&mut *incoming).poll_frame(cx), BodyError::Caller);
+                let frame = Pin::new(&mut *incoming).poll_frame(cx);
+                let frame = patiently(patience, cx, frame, BodyError::Caller);
                 if let (Poll::Ready(frame), Some(shared)) = (&frame, shared) {
                     shared.note(frame.as_ref(), incoming.is_end_stream());
                 }
@@ -97,7 +97,7 @@ impl Body for Upload {
 
 impl Shared {
     fn note(&self, frame: Option<&Result<Frame<Bytes>, BodyError>>, ended: bool) {
-        self.moved.set(true);
+        self.last_moved.set(Some(Instant::now()));
         let mut copy = self.copy.borrow_mut();
         match frame {
             Some(Ok(frame)) => match frame.data_ref() {
@@ -119,9 +119,9 @@ impl Shared {
 pub(super) struct UploadWatch(Option<Rc<Shared>>);
 
 impl UploadWatch {
-    /// Returns true if a part of the body was taken since the last call.
-    pub(super) fn has_moved(&self) -> bool {
-        self.0.as_ref().is_some_and(|shared| shared.moved.replace(false))
+    /// When a part of the body was last taken.
+    pub(super) fn last_moved(&self) -> Option<Instant> {
+        self.0.as_ref().and_then(|shared| shared.last_moved.get())
     }
 
     /// The same body once more; `None` if it has not ended or was not kept whole.
@@ -149,8 +149,10 @@ enum Source {
 /// The part of a body that was read before it is passed on.
 #[derive(Debug, Default)]
 pub(super) struct Start {
-    pub(super) data: Bytes,
+    pub(super) data: BytesMut,
     pub(super) trailers: Option<HeaderMap>,
+    /// Why there is no more.
+    pub(super) error: Option<BodyError>,
 }
 
 impl ResponseBody {
@@ -180,15 +182,15 @@ impl ResponseBody {
 }
 
 impl Start {
-    fn next(&mut self) -> Option<Frame<Bytes>> {
+    fn next(&mut self) -> Option<Result<Frame<Bytes>, BodyError>> {
         if !self.data.is_empty() {
-            return Some(Frame::data(std::mem::take(&mut self.data)));
+            return Some(Ok(Frame::data(self.data.split().freeze())));
         }
-        self.trailers.take().map(Frame::trailers)
+        self.trailers.take().map(|trailers| Ok(Frame::trailers(trailers))).or(self.error.take().map(Err))
     }
 
     fn is_empty(&self) -> bool {
-        self.data.is_empty() && self.trailers.is_none()
+        self.data.is_empty() && self.trailers.is_none() && self.error.is_none()
     }
 }
 
@@ -200,9 +202,10 @@ impl Body for ResponseBody {
         match &mut self.get_mut().0 {
             Source::Api { start, body, patience, .. } => {
                 if let Some(frame) = start.as_mut().and_then(|start| start.next()) {
-                    return Poll::Ready(Some(Ok(frame)));
+                    return Poll::Ready(Some(frame));
                 }
-                patience.poll(cx, |cx| Pin::new(&mut *body).poll_frame(cx), BodyError::Api)
+                let frame = Pin::new(&mut *body).poll_frame(cx);
+                patiently(patience, cx, frame, BodyError::Api)
             }
             Source::Own(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
         }
@@ -241,44 +244,18 @@ fn cleaned(mut frame: Frame<Bytes>) -> Frame<Bytes> {
     frame
 }
 
-/// Bounds how long a body may stand still. A body that never makes its reader wait costs no timer.
-#[derive(Debug)]
-pub(super) struct Patience {
-    limit: Duration,
-    /// Kept from one wait to the next; runs only while `waiting`.
-    timer: Option<Pin<Box<Sleep>>>,
-    waiting: bool,
-}
-
-impl Patience {
-    fn new(limit: Duration) -> Self {
-        Self { limit, timer: None, waiting: false }
-    }
-
-    fn poll<E>(
-        &mut self,
-        cx: &mut Context<'_>,
-        body: impl FnOnce(&mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, E>>>,
-        error: impl FnOnce(E) -> BodyError,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if let Poll::Ready(frame) = body(cx) {
-            self.waiting = false;
-            return Poll::Ready(frame.map(|result| result.map(cleaned).map_err(error)));
+/// A body's next frame, unless it has stood still for too long.
+fn patiently<E>(
+    patience: &mut Patience,
+    cx: &mut Context<'_>,
+    frame: Poll<Option<Result<Frame<Bytes>, E>>>,
+    error: impl FnOnce(E) -> BodyError,
+) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    match frame {
+        Poll::Ready(frame) => {
+            patience.progressed();
+            Poll::Ready(frame.map(|result| result.map(cleaned).map_err(error)))
         }
-        self.poll_expired(cx).map(|()| Some(Err(BodyError::Stalled)))
-    }
-
-    fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let timer = match &mut self.timer {
-            Some(timer) => {
-                if !self.waiting {
-                    timer.as_mut().reset(Instant::now() + self.limit);
-                }
-                timer
-            }
-            empty => empty.insert(Box::pin(tokio::time::sleep(self.limit))),
-        };
-        self.waiting = true;
-        timer.as_mut().poll(cx)
+        Poll::Pending => patience.poll_over(cx).map(|()| Some(Err(BodyError::Stalled))),
     }
 }

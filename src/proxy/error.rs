@@ -22,8 +22,8 @@ pub enum ProxyError {
     /// `upstream.max_in_flight` requests are on their way.
     #[error("too many requests are in flight")]
     Overloaded,
-    /// CONNECT: this is no forward proxy.
-    #[error("the method CONNECT is not served")]
+    /// CONNECT, as this is no forward proxy; TRACE, as its answer would show the token.
+    #[error("the method is not served")]
     MethodNotAllowed,
     /// The request makes no sense.
     #[error("the request is malformed")]
@@ -100,7 +100,7 @@ impl ProxyError {
         match self {
             Self::Token(Unavailable::Transient { .. }) => "The sidecar has no valid access token at the moment",
             Self::Token(Unavailable::Crowded) => "Too many requests are waiting for an access token",
-            Self::Token(Unavailable::Configuration) => "The provider refuses the sidecar's configuration",
+            Self::Token(Unavailable::Configuration) => "The sidecar cannot get an access token with its configuration",
             Self::Token(Unavailable::Reauthorize) => "The user must authorize the connection again",
             Self::Overloaded => "Too many requests are in flight",
             Self::MethodNotAllowed => "The sidecar does not serve this method",

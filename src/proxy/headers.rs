@@ -79,6 +79,10 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
         headers.remove(name);
     }
     headers.remove(CONNECTION);
+    if headers.contains_key(TRANSFER_ENCODING) {
+        // It overrides the length (RFC 9112 section 6.3), which would be believed once it is gone.
+        headers.remove(CONTENT_LENGTH);
+    }
     for name in &HOP_BY_HOP {
         headers.remove(name);
     }

@@ -9,9 +9,10 @@ use super::ProxyError;
 /// An absolute target loses its scheme and authority: there is one upstream, whatever a caller names.
 ///
 /// # Errors
-/// [`ProxyError::MethodNotAllowed`] for CONNECT; [`ProxyError::BadRequest`] for a target without a path.
+/// [`ProxyError::MethodNotAllowed`] for CONNECT and TRACE; [`ProxyError::BadRequest`] for a target without a path.
 pub(super) fn to_upstream(method: &Method, target: &Uri, prefix: &str) -> Result<Uri, ProxyError> {
-    if method == Method::CONNECT {
+    // No tunnels; and a TRACE would show the caller the token that it is sent with (RFC 9110 section 9.3.8).
+    if method == Method::CONNECT || method == Method::TRACE {
         return Err(ProxyError::MethodNotAllowed);
     }
     let path_and_query = target.path_and_query().ok_or(ProxyError::BadRequest)?;
@@ -51,6 +52,11 @@ mod tests {
     #[test]
     fn the_asterisk_stays_as_it_is() {
         assert_eq!(rewritten("*", "/v1"), "*");
+    }
+
+    #[test]
+    fn trace_is_refused() {
+        assert!(to_upstream(&Method::TRACE, &Uri::from_static("/"), "").is_err());
     }
 
     #[test]

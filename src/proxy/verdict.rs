@@ -4,15 +4,14 @@
 //! and another token would not change them. A refusal without one is about the token
 //! (docs.flinks.com, `authorize/fdx/fdx-errors`).
 
-use std::{io::Read, time::Duration};
+use std::{borrow::Cow, io::Read, time::Duration};
 
-use bytes::{Bytes, BytesMut};
 use flate2::read::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
 use http::{
     HeaderMap, Method, Response, StatusCode,
     header::{CONTENT_ENCODING, WWW_AUTHENTICATE},
 };
-use http_body::Body;
+use http_body::{Body, Frame};
 use http_body_util::BodyExt;
 use serde_json::Value;
 
@@ -50,25 +49,28 @@ pub(super) async fn judge(response: Response<ResponseBody>, method: &Method) -> 
 }
 
 /// Reads the body into `start`; returns true if that was all of it.
+///
+/// # Cancel safety
+/// What was read so far is in `start`.
 async fn peek(body: &mut ResponseBody, start: &mut Start) -> bool {
-    let mut data = BytesMut::new();
-    let whole = loop {
-        let Some(frame) = body.frame().await else { break true };
-        let Ok(frame) = frame else { break false };
-        match frame.into_data() {
-            Ok(part) => data.extend_from_slice(&part),
-            Err(frame) => start.trailers = frame.into_trailers().ok(),
+    while let Some(frame) = body.frame().await {
+        match frame.map(Frame::into_data) {
+            Ok(Ok(part)) => start.data.extend_from_slice(&part),
+            Ok(Err(frame)) => start.trailers = frame.into_trailers().ok(),
+            Err(error) => {
+                start.error = Some(error);
+                return false;
+            }
         }
-        if data.len() > MAX_PEEK {
-            break false;
+        if start.data.len() > MAX_PEEK {
+            return false;
         }
-    };
-    start.data = data.freeze();
-    whole
+    }
+    true
 }
 
 /// Whether a complete answer says that the token is expired or invalid.
-pub(super) fn is_about_the_token(status: StatusCode, headers: &HeaderMap, body: &Bytes, is_head: bool) -> bool {
+pub(super) fn is_about_the_token(status: StatusCode, headers: &HeaderMap, body: &[u8], is_head: bool) -> bool {
     if status == StatusCode::UNAUTHORIZED && challenges(headers, "invalid_token") {
         return true;
     }
@@ -96,22 +98,22 @@ fn challenges(headers: &HeaderMap, error: &str) -> bool {
 }
 
 /// The body without its content coding; `None` for one that cannot be undone or grows too large.
-fn decoded(headers: &HeaderMap, body: &Bytes) -> Option<Bytes> {
+fn decoded<'a>(headers: &HeaderMap, body: &'a [u8]) -> Option<Cow<'a, [u8]>> {
     let mut codings = headers.get_all(CONTENT_ENCODING).iter();
-    let Some(coding) = codings.next() else { return Some(body.clone()) };
+    let Some(coding) = codings.next() else { return Some(body.into()) };
     if codings.next().is_some() {
         return None;
     }
     match coding.as_bytes().trim_ascii().to_ascii_lowercase().as_slice() {
-        b"" | b"identity" => Some(body.clone()),
-        b"gzip" | b"x-gzip" => bounded(MultiGzDecoder::new(body.as_ref())),
+        b"" | b"identity" => Some(body.into()),
+        b"gzip" | b"x-gzip" => bounded(MultiGzDecoder::new(body)),
         // The name means zlib (RFC 9110 section 8.4.1.2), but some servers leave the wrapper out.
-        b"deflate" => bounded(ZlibDecoder::new(body.as_ref())).or_else(|| bounded(DeflateDecoder::new(body.as_ref()))),
+        b"deflate" => bounded(ZlibDecoder::new(body)).or_else(|| bounded(DeflateDecoder::new(body))),
         _ => None,
     }
 }
 
-fn bounded(decoder: impl Read) -> Option<Bytes> {
+fn bounded<'a>(decoder: impl Read) -> Option<Cow<'a, [u8]>> {
     let mut plain = Vec::new();
     let read = decoder.take(MAX_DECODED + 1).read_to_end(&mut plain).ok()?;
     (read as u64 <= MAX_DECODED).then(|| plain.into())

@@ -4,6 +4,7 @@ use std::{future, io::Write as _, time::Instant};
 
 use flate2::{Compression, write::GzEncoder};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
+use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 use tokio::time::sleep;
@@ -63,6 +64,7 @@ async fn by_rules(state: &State, token: TokenState, request: Request<Incoming>) 
     match token {
         TokenState::Valid => {}
         TokenState::Expired | TokenState::Revoked | TokenState::Unknown | TokenState::Missing => {
+            take(request.into_body()).await;
             return unauthorized(state.settings.refusal);
         }
     }
@@ -91,6 +93,13 @@ async fn by_rules(state: &State, token: TokenState, request: Request<Incoming>) 
         Ok(body) => reply::json(StatusCode::OK, &body),
         Err(error) => reply::fdx_error(error.status, error.code, error.message),
     }
+}
+
+/// Reads a body that nobody wants, up to a MiB: closing on it would reset the connection, and with it
+/// the answer.
+async fn take(body: Incoming) {
+    let mut body = Limited::new(body, 1 << 20);
+    while body.frame().await.is_some_and(|frame| frame.is_ok()) {}
 }
 
 fn token_state(state: &State, headers: &HeaderMap) -> TokenState {

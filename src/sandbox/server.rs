@@ -28,6 +28,10 @@ const BACKLOG: u32 = 1024;
 /// How long to leave an accept alone that failed, e.g. for lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// How often a port that was just closed is tried, and how long it is left alone between.
+const BIND_TRIES: u32 = 200;
+const BIND_PAUSE: Duration = Duration::from_millis(5);
+
 /// What the provider's handle asks of its thread.
 #[derive(Debug)]
 pub(super) enum Order {
@@ -107,7 +111,7 @@ impl Port {
                 let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
                 // The connections that are about to end still occupy the port.
                 socket.set_reuseaddr(true)?;
-                socket.bind(address)?;
+                bind(&socket, address).await?;
                 drop(alive);
                 while connections.join_next().await.is_some() {}
                 Ok(Self::Closed(socket))
@@ -135,6 +139,18 @@ impl Port {
             Some(_) = connections.join_next() => {}
         }
     }
+}
+
+/// Binds to the port of a listener that was just closed. A child process that another thread is
+/// starting has a copy of that until its own program runs, so it may take a moment.
+async fn bind(socket: &TcpSocket, address: SocketAddr) -> io::Result<()> {
+    for _ in 0..BIND_TRIES {
+        match socket.bind(address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => sleep(BIND_PAUSE).await,
+            other => return other,
+        }
+    }
+    socket.bind(address)
 }
 
 /// Serves one connection until it ends, is cut by a fault, or the provider goes down.

@@ -37,7 +37,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// What an exchange gave.
 #[derive(Debug)]
 pub struct Issued {
-    pub(super) access_token: Secret,
+    /// `None` if it is of another type than Bearer.
+    pub(super) access_token: Option<Secret>,
     /// As the response states it; `None` if it states none that makes sense.
     pub(super) lifetime: Option<Duration>,
     /// A refresh token to be used from now on; `None` if the old one stays.
@@ -180,19 +181,18 @@ async fn understand(response: Response<Incoming>, presented: &Presented) -> Resu
     let retry_after = retry_after(&head.headers);
     match wire::parse(&body) {
         Some(Answer::Error(error, description)) => {
-            let description = description.filter(|text| !presented.is_repeated_by(text));
+            // Checked as it came: what is cut off or left out could be the rest of a secret.
+            let description =
+                description.filter(|text| !presented.is_repeated_by(text)).and_then(|text| wire::printable(&text));
             Err(FetchError::OAuth { error, status: head.status, description, retry_after })
         }
         Some(Answer::Grant(grant)) if head.status == StatusCode::OK => {
-            if grant.token_type == TokenType::Other {
-                return Err(FetchError::NotBearer);
-            }
             if grant.token_type == TokenType::Missing {
                 tracing::warn!("the token response names no token type; taken as Bearer");
             }
-            let lifetime = shorter(grant.expires_in, jwt_lifetime(&grant.access_token, &head.headers));
+            let lifetime = shorter(grant.expires_in, jwt_lifetime(grant.access_token.expose(), &head.headers));
             Ok(Issued {
-                access_token: Secret::new(grant.access_token.into_owned()),
+                access_token: Some(grant.access_token).filter(|_| grant.token_type != TokenType::Other),
                 lifetime,
                 refresh_token: grant.refresh_token,
             })

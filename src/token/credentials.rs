@@ -10,16 +10,13 @@ use prometheus_client::metrics::{counter::Counter, family::Family};
 
 use super::{
     FetchError,
+    reread::Rereader,
     store::{CodeRecord, CodeState, Fingerprint, Locked, Record, Store, StoreError},
 };
-use crate::{
-    clock::Clock,
-    config,
-    metrics::Outcome,
-    report::Report,
-    secret::{Secret, SecretSource},
-};
+use crate::{clock::Clock, config, metrics::Outcome, report::Report, secret::Secret};
 
+/// How many codes are remembered beside the last one, in memory.
+const MAX_SPENT: usize = 32;
 /// An unchanged record is written again this often, so that it tells when the grant was last used.
 const TOUCH_INTERVAL: Duration = Duration::from_secs(24 * 3_600);
 
@@ -107,7 +104,7 @@ impl Credentials {
         clock: Clock,
         reloads: &Family<Outcome, Counter>,
     ) -> Self {
-        let reread = |source| Rereader { source, last_good: None, reloads: reloads.clone() };
+        let reread = |source| Rereader::new(source, reloads);
         let grant = match config.grant.clone() {
             config::Grant::ClientCredentials => Grant::ClientCredentials,
             config::Grant::AuthorizationCode { code, redirect_uri } => Grant::Code { code: reread(code), redirect_uri },
@@ -175,6 +172,12 @@ impl Credentials {
             && self.held.refresh_token().is_none()
     }
 
+    /// There will be no exchange after all.
+    pub(super) async fn withdraw(&mut self) {
+        self.held.unspend().await;
+        self.held.end();
+    }
+
     /// Stores what could not be stored so far. Returns true if nothing is left to be stored.
     pub(super) async fn persist(&mut self) -> bool {
         if self.held.persistence == Persistence::Unpersisted {
@@ -212,8 +215,23 @@ impl Credentials {
 
 impl Held {
     /// Takes the lock and reads what another process may have stored meanwhile.
+    ///
+    /// If the state file cannot be used any more, a refresh token in memory is presented all the same:
+    /// without it, there would soon be no access token for sure.
     async fn begin(&mut self) -> Result<(), FetchError> {
         self.is_spending = false;
+        match self.take_turn().await {
+            Ok(()) => Ok(()),
+            Err(error @ StoreError::Locked { .. }) => Err(error.into()),
+            Err(error) if self.record.refresh_token.is_some() => {
+                warn_unwritable(&error);
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn take_turn(&mut self) -> Result<(), StoreError> {
         let Some(store) = &self.store else { return Ok(()) };
         if self.turn.is_none() {
             self.turn = Some(store.lock().await?);
@@ -239,14 +257,16 @@ impl Held {
     /// Takes note of the code before it is sent: after a crash nobody knows whether it was. A refresh
     /// token from an earlier code is kept until this one has given another.
     async fn spend(&mut self, code: &Secret) -> Result<(), FetchError> {
-        let record = Record { code: Some(CodeRecord::of(code, CodeState::Exchanging)), ..self.record.clone() };
-        if let Some(turn) = &mut self.turn {
-            turn.write(&record).await?;
+        // In memory first: if the write fails half-way, taking it back repairs the file too.
+        self.spent.extend(self.record.code.replace(CodeRecord::of(code, CodeState::Exchanging)));
+        if self.spent.len() > MAX_SPENT {
+            self.spent.remove(0);
         }
-        self.spent.extend(self.record.code);
-        self.record = record;
         self.is_spending = true;
-        Ok(())
+        match &mut self.turn {
+            Some(turn) => Ok(turn.write(&self.record).await?),
+            None => Ok(()),
+        }
     }
 
     /// The code of this exchange, if it has one, was not sent after all.
@@ -260,7 +280,7 @@ impl Held {
     /// Starts from the configured refresh token, unless the record's descends from it.
     fn seed_from(&mut self, file: &mut Rereader) -> Result<(), FetchError> {
         match file.read() {
-            Ok(seed) if self.record.seed.is_some_and(|known| known.matches(&seed)) => Ok(()),
+            Ok(seed) if self.descends_from(&seed) => Ok(()),
             Ok(seed) => {
                 let fingerprint = Some(Fingerprint::of(&seed));
                 self.record = Record { refresh_token: Some(seed), seed: fingerprint, ..Record::default() };
@@ -269,6 +289,10 @@ impl Held {
             Err(_) if self.record.refresh_token.is_some() => Ok(()),
             Err(error) => Err(error),
         }
+    }
+
+    fn descends_from(&self, seed: &Secret) -> bool {
+        self.record.refresh_token.is_some() && self.record.seed.is_some_and(|known| known.matches(seed))
     }
 
     fn refresh_token(&self) -> Option<Secret> {
@@ -290,8 +314,9 @@ impl Held {
         let (now, before) = (self.clock.wall(), self.record.clone());
         if let Some(code) = self.record.code.as_mut().filter(|_| std::mem::take(&mut self.is_spending)) {
             code.state = CodeState::Exchanged;
-            // What an earlier code gave is void, also if this one gave nothing.
+            // What there was before this code is void, also if it gave nothing.
             self.record.refresh_token = None;
+            self.record.seed = None;
         }
         if let Some(issued) = issued {
             if before.refresh_token.as_ref() != Some(&issued) {
@@ -310,8 +335,7 @@ impl Held {
 
     /// Writes the record. If that fails the lock is kept: another process would present what is used up.
     async fn persist(&mut self) {
-        let Some(turn) = &mut self.turn else { return };
-        match turn.write(&self.record).await {
+        match self.write().await {
             Ok(()) => {
                 if self.persistence == Persistence::Unpersisted {
                     tracing::info!("the refresh token is stored again");
@@ -328,6 +352,17 @@ impl Held {
         }
     }
 
+    async fn write(&mut self) -> Result<(), StoreError> {
+        let Some(store) = &self.store else { return Ok(()) };
+        if self.turn.is_none() {
+            self.turn = Some(store.lock().await?);
+        }
+        match &mut self.turn {
+            Some(turn) => turn.write(&self.record).await,
+            None => Ok(()),
+        }
+    }
+
     fn end(&mut self) {
         if self.persistence == Persistence::Same {
             self.turn = None;
@@ -341,41 +376,4 @@ fn warn_unwritable(error: &StoreError) {
         hint = error.hint(),
         "the refresh token cannot be stored; if it is replaced now, a restart loses it"
     );
-}
-
-/// A secret that is read anew before each exchange; the last good value serves while that fails.
-#[derive(Debug)]
-struct Rereader {
-    source: SecretSource,
-    last_good: Option<Secret>,
-    reloads: Family<Outcome, Counter>,
-}
-
-impl Rereader {
-    fn read(&mut self) -> Result<Secret, FetchError> {
-        match (self.source.read(), &self.last_good) {
-            (Ok(secret), last) => {
-                if last.as_ref().is_some_and(|last| *last != secret) {
-                    self.count("success");
-                }
-                self.last_good = Some(secret.clone());
-                Ok(secret)
-            }
-            (Err(error), Some(last)) => {
-                self.count("failure");
-                tracing::warn!(error = %Report(&error), "a secret cannot be read; its last good value is used");
-                Ok(last.clone())
-            }
-            (Err(error), None) => Err(FetchError::Secret(error)),
-        }
-    }
-
-    fn has_changed(&self) -> bool {
-        // Unreadable is not another value: a mount in the middle of its swap looks like that.
-        self.source.read().is_ok_and(|secret| self.last_good.as_ref() != Some(&secret))
-    }
-
-    fn count(&self, result: &'static str) {
-        self.reloads.get_or_create(&Outcome { result }).inc();
-    }
 }

@@ -172,12 +172,13 @@ impl<E: Exchange> Refresher<E> {
                 () = self.due() => {}
             }
             if self.credentials.may_rotate() {
-                self.refresh().await;
+                self.refresh(drain).await;
             } else {
+                let mut end = drain.clone();
                 tokio::select! {
                     biased;
-                    () = drain.begun() => return,
-                    () = self.refresh() => {}
+                    () = end.begun() => return,
+                    () = self.refresh(drain) => {}
                 }
             }
         }
@@ -223,10 +224,14 @@ impl<E: Exchange> Refresher<E> {
         self.status.send_modify(|status| status.next_attempt = Some(self.next_attempt));
     }
 
-    async fn refresh(&mut self) {
+    async fn refresh(&mut self, drain: &Drain) {
         let cause = self.cause;
         self.status.send_modify(|status| status.next_attempt = None);
         let presented = self.credentials.present().await;
+        if drain.has_begun() {
+            // Waiting for the state file took until the end: an exchange that begins now could be cut off.
+            return self.credentials.withdraw().await;
+        }
         // Before the request: the provider counts the token's life from some moment after this one.
         let issued_at = self.clock.now();
         self.schedule.started(issued_at);
@@ -259,7 +264,8 @@ impl<E: Exchange> Refresher<E> {
         // Before the access token is used, and also if that is of no use: the old refresh token may be gone.
         self.credentials.accepted(issued.refresh_token).await;
         let generation = self.status.borrow().generation + 1;
-        let bearer = Bearer::new(issued.access_token.expose(), generation).ok_or(FetchError::UnusableToken)?;
+        let access_token = issued.access_token.ok_or(FetchError::NotBearer)?;
+        let bearer = Bearer::new(access_token.expose(), generation).ok_or(FetchError::UnusableToken)?;
         let lifetime = issued.lifetime.unwrap_or_else(|| {
             self.metrics.lifetime_unknown.inc();
             tracing::warn!(assumed = ?self.default_lifetime, "the token response states no lifetime");
@@ -311,7 +317,8 @@ impl<E: Exchange> Refresher<E> {
     fn recover(&mut self) {
         let now = self.clock.now();
         let failure = Failure { class: Class::Transient, ambiguous: true, retry_after: None };
-        let wanted = self.schedule.failed(now, failure, None);
+        let valid_until = self.status.borrow().hard_expiry.filter(|expiry| now < *expiry);
+        let wanted = self.schedule.failed(now, failure, valid_until);
         self.cause = Cause::Retry;
         self.plan(wanted, |status| {
             status.state = State::Failing(Class::Transient);

@@ -25,6 +25,15 @@ pub(super) enum Decision {
     Hold,
 }
 
+/// What the rejected request will tell about the token that replaces the rejected one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FollowUp {
+    /// It is sent again: whether the newer token helps will be known.
+    Replay,
+    /// Nothing, as it cannot be sent again.
+    None,
+}
+
 /// Remembers the rejections of tokens, to bound what they can cost.
 #[derive(Debug)]
 pub(super) struct Rejections {
@@ -33,18 +42,20 @@ pub(super) struct Rejections {
     /// Tokens in a row that were rejected and never accepted.
     row: u32,
     bucket: Bucket,
+    /// When a token was last replaced without a way to know whether that would help.
+    unverified: Option<Moment>,
     open_until: Option<Moment>,
     next_hold: Duration,
 }
 
 impl Rejections {
     pub(super) fn new(now: Moment) -> Self {
-        Self { replaced: 0, row: 0, bucket: Bucket::full(now), open_until: None, next_hold: HOLD_MIN }
+        Self { replaced: 0, row: 0, bucket: Bucket::full(now), unverified: None, open_until: None, next_hold: HOLD_MIN }
     }
 
     /// The current token, `generation`, was rejected; `accepted` tells whether the API took it from
     /// other requests.
-    pub(super) fn rejected(&mut self, generation: u64, accepted: bool, now: Moment) -> Decision {
+    pub(super) fn rejected(&mut self, generation: u64, accepted: bool, follow_up: FollowUp, now: Moment) -> Decision {
         if self.is_open(now) {
             return Decision::Hold;
         }
@@ -58,8 +69,12 @@ impl Rejections {
             self.open(now);
             return Decision::Hold;
         }
-        if !self.bucket.take(now) {
+        let is_soon = |at: Moment| now < at + HOLD_MIN;
+        if (follow_up == FollowUp::None && self.unverified.is_some_and(is_soon)) || !self.bucket.take(now) {
             return Decision::Hold;
+        }
+        if follow_up == FollowUp::None {
+            self.unverified = Some(now);
         }
         self.replaced = generation;
         Decision::Refresh
@@ -122,7 +137,7 @@ mod tests {
 
     use proptest::{prelude::any, prop_assert, prop_oneof, proptest, strategy::Strategy};
 
-    use super::{Decision, Rejections};
+    use super::{Decision, FollowUp, Rejections};
     use crate::clock::{Clock, Moment};
 
     fn start() -> (Rejections, Moment) {
@@ -135,39 +150,48 @@ mod tests {
     #[test]
     fn simultaneous_rejections_have_a_token_replaced_once() {
         let (mut rejections, now) = start();
-        assert_eq!(rejections.rejected(1, false, now), Decision::Refresh);
-        assert_eq!(rejections.rejected(1, false, now), Decision::Join);
+        assert_eq!(rejections.rejected(1, false, FollowUp::Replay, now), Decision::Refresh);
+        assert_eq!(rejections.rejected(1, false, FollowUp::Replay, now), Decision::Join);
     }
 
     #[test]
     fn two_tokens_in_a_row_that_nobody_accepts_open_the_breaker() {
         let (mut rejections, now) = start();
-        assert_eq!(rejections.rejected(1, false, now), Decision::Refresh);
-        assert_eq!(rejections.rejected(2, false, now), Decision::Hold);
-        assert_eq!(rejections.rejected(2, false, now + SECOND * 29), Decision::Hold);
-        assert_eq!(rejections.rejected(2, false, now + SECOND * 30), Decision::Refresh);
-        assert_eq!(rejections.rejected(3, false, now + SECOND * 31), Decision::Hold);
-        assert_eq!(rejections.rejected(3, false, now + SECOND * 90), Decision::Hold);
-        assert_eq!(rejections.rejected(3, false, now + SECOND * 91), Decision::Refresh);
+        assert_eq!(rejections.rejected(1, false, FollowUp::Replay, now), Decision::Refresh);
+        assert_eq!(rejections.rejected(2, false, FollowUp::Replay, now), Decision::Hold);
+        assert_eq!(rejections.rejected(2, false, FollowUp::Replay, now + SECOND * 29), Decision::Hold);
+        assert_eq!(rejections.rejected(2, false, FollowUp::Replay, now + SECOND * 30), Decision::Refresh);
+        assert_eq!(rejections.rejected(3, false, FollowUp::Replay, now + SECOND * 31), Decision::Hold);
+        assert_eq!(rejections.rejected(3, false, FollowUp::Replay, now + SECOND * 90), Decision::Hold);
+        assert_eq!(rejections.rejected(3, false, FollowUp::Replay, now + SECOND * 91), Decision::Refresh);
     }
 
     #[test]
     fn a_token_that_was_accepted_in_between_starts_a_new_row() {
         let (mut rejections, now) = start();
         for generation in 1..=5 {
-            assert_eq!(rejections.rejected(generation, true, now + SECOND), Decision::Refresh);
+            assert_eq!(rejections.rejected(generation, true, FollowUp::Replay, now + SECOND), Decision::Refresh);
         }
     }
 
     #[test]
     fn a_rejected_replay_opens_the_breaker_and_only_an_accepted_one_closes_it() {
         let (mut rejections, now) = start();
-        assert_eq!(rejections.rejected(1, true, now), Decision::Refresh);
+        assert_eq!(rejections.rejected(1, true, FollowUp::Replay, now), Decision::Refresh);
         rejections.replay_rejected(now);
         rejections.replay_rejected(now);
-        assert_eq!(rejections.rejected(2, true, now + SECOND * 29), Decision::Hold);
+        assert_eq!(rejections.rejected(2, true, FollowUp::Replay, now + SECOND * 29), Decision::Hold);
         rejections.replay_accepted();
-        assert_eq!(rejections.rejected(2, true, now + SECOND * 29), Decision::Refresh);
+        assert_eq!(rejections.rejected(2, true, FollowUp::Replay, now + SECOND * 29), Decision::Refresh);
+    }
+
+    #[test]
+    fn a_request_that_is_not_sent_again_has_a_token_replaced_once_in_30_s() {
+        let (mut rejections, now) = start();
+        assert_eq!(rejections.rejected(1, true, FollowUp::None, now), Decision::Refresh);
+        assert_eq!(rejections.rejected(2, true, FollowUp::None, now + SECOND * 29), Decision::Hold);
+        assert_eq!(rejections.rejected(2, true, FollowUp::Replay, now + SECOND * 29), Decision::Refresh);
+        assert_eq!(rejections.rejected(3, true, FollowUp::None, now + SECOND * 30), Decision::Refresh);
     }
 
     #[test]
@@ -175,7 +199,7 @@ mod tests {
         let (mut rejections, mut now) = start();
         let holds: Vec<_> = (1..=7)
             .map(|generation| {
-                assert_eq!(rejections.rejected(generation, false, now), Decision::Refresh);
+                assert_eq!(rejections.rejected(generation, false, FollowUp::Replay, now), Decision::Refresh);
                 rejections.replay_rejected(now);
                 let opened = now;
                 while rejections.is_open(now) {
@@ -215,7 +239,7 @@ mod tests {
                     Event::Wait(seconds) => now = now + Duration::from_secs(seconds),
                     Event::Rejected(accepted) => {
                         let open = rejections.is_open(now);
-                        let decision = rejections.rejected(generation, accepted, now);
+                        let decision = rejections.rejected(generation, accepted, FollowUp::Replay, now);
                         prop_assert!(!open || decision == Decision::Hold);
                         if decision == Decision::Refresh {
                             generation += 1;

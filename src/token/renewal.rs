@@ -2,7 +2,10 @@
 //! and among a bounded number.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -11,7 +14,7 @@ use tokio::sync::{Semaphore, watch};
 use super::{
     Bearer, Class, TokenCell,
     refresher::{State, Status},
-    rejection::{Decision, Rejections},
+    rejection::{Decision, FollowUp, Rejections},
 };
 use crate::{
     clock::{Clock, Moment},
@@ -29,6 +32,8 @@ pub struct Renewal {
     waiters: Arc<Semaphore>,
     /// Only looked at when the API rejects a token, never on the way of a request that goes well.
     rejections: Arc<Mutex<Rejections>>,
+    /// The newest token that the API was seen to take.
+    accepted: Arc<AtomicU64>,
     /// The newest token that is to be replaced before its time; the refresher listens.
     replace: watch::Sender<u64>,
     wait: Duration,
@@ -58,7 +63,7 @@ pub enum Unavailable {
     #[error("too many requests are waiting for an access token")]
     Crowded,
     /// An operator must act.
-    #[error("the provider refuses the sidecar's configuration")]
+    #[error("the configuration gives no access token")]
     Configuration,
     /// The user must authorize again.
     #[error("the user's authorization is gone")]
@@ -109,6 +114,7 @@ impl Renewal {
             status,
             waiters: Arc::new(Semaphore::new(config.max_waiters)),
             rejections: Arc::new(Mutex::new(Rejections::new(clock.now()))),
+            accepted: Arc::default(),
             replace,
             wait: config.wait,
             clock,
@@ -120,14 +126,6 @@ impl Renewal {
     #[must_use]
     pub fn status(&self) -> Status {
         self.status.borrow().clone()
-    }
-
-    /// Completes once there has been a token.
-    ///
-    /// # Cancel safety
-    /// Dropping the future loses nothing.
-    pub async fn first_token(&mut self) {
-        let _ = self.status.wait_for(|status| status.generation > 0).await;
     }
 
     /// Waits for a valid token, at most `token.wait`; not at all when no attempt is due by then.
@@ -162,6 +160,11 @@ impl Renewal {
             if let Some(bearer) = self.cell.load(now) {
                 return Ok(bearer);
             }
+            // It expired before its time, as after a suspend, and the refresher does not know yet.
+            let Status { state, generation, .. } = *status.borrow();
+            if state == State::Fresh {
+                self.replace.send_replace(generation);
+            }
             match unavailable {
                 Unavailable::Transient { retry_after } if now < deadline && now + retry_after < deadline => {}
                 Unavailable::Transient { .. }
@@ -176,18 +179,28 @@ impl Renewal {
         }
     }
 
+    /// The API took the token of this `generation`.
+    pub fn accepted(&self, generation: u64) {
+        // Mostly known: no write, so that threads do not take the cache line from each other.
+        if self.accepted.load(Relaxed) < generation {
+            self.accepted.fetch_max(generation, Relaxed);
+        }
+    }
+
     /// The API rejected the token of this `generation`. Has it replaced, unless it is already, or
-    /// that is known not to help. `accepted` tells whether the API took it from other requests.
+    /// that is known not to help.
     ///
     /// Returns whether there is, or may soon be, a newer one.
-    pub fn reject(&self, generation: u64, accepted: bool) -> bool {
+    pub fn reject(&self, generation: u64, follow_up: FollowUp) -> bool {
         let now = self.clock.now();
         // Too late: the token in use now is another one, against which nothing has been said.
         if self.status.borrow().generation > generation {
             return true;
         }
-        let decision =
-            self.rejections.lock().unwrap_or_else(PoisonError::into_inner).rejected(generation, accepted, now);
+        let accepted = self.accepted.load(Relaxed) >= generation;
+        let mut rejections = self.rejections.lock().unwrap_or_else(PoisonError::into_inner);
+        let decision = rejections.rejected(generation, accepted, follow_up, now);
+        drop(rejections);
         match decision {
             Decision::Refresh => {
                 tracing::info!(token.generation = generation, "the API rejects the access token; it is replaced");
@@ -211,12 +224,18 @@ impl Renewal {
         let mut status = self.status.clone();
         let failures = status.borrow().failures;
         loop {
-            let failed = status.borrow_and_update().failures > failures;
+            let Status { state, next_attempt, failures: failed, .. } = *status.borrow_and_update();
             let now = self.clock.now();
             if let Some(bearer) = self.cell.load(now).filter(|bearer| bearer.generation > generation) {
                 return Some(bearer);
             }
-            if failed || now >= deadline {
+            let is_due = match state {
+                // The refresher has not heard of the rejection yet, or is about to act on it.
+                State::Starting | State::Fresh => true,
+                State::Failing(Class::Transient) | State::Doubtful => now + self.until(next_attempt) < deadline,
+                State::Failing(Class::Configuration | Class::GrantGone) => false,
+            };
+            if failed > failures || !is_due || now >= deadline {
                 return None;
             }
             tokio::select! {

@@ -32,12 +32,14 @@ pub(super) struct Life {
 }
 
 impl Life {
-    /// A token that lives for `lifetime` from `issued_at`, to be replaced after `fraction` of its usable life.
-    pub(super) fn plan(issued_at: Moment, lifetime: Duration, fraction: f64) -> Self {
+    /// A token that lives for `lifetime` from `issued_at`, to be replaced after `fraction` of its usable
+    /// life, where `earliest` is the smallest fraction that could have been drawn.
+    pub(super) fn plan(issued_at: Moment, lifetime: Duration, fraction: f64, earliest: f64) -> Self {
         let skew = (lifetime / 50).clamp(Duration::from_secs(1), Duration::from_secs(10)).min(lifetime / 4);
         let usable = lifetime.saturating_sub(skew);
-        let refresh_after = usable.mul_f64(fraction).max(usable.saturating_sub(MAX_LEAD));
-        Self { refresh_at: issued_at + refresh_after, hard_expiry: issued_at + usable }
+        // The bound on the lead shrinks with the draw as the lead itself does, or replicas would agree on it.
+        let lead = usable.mul_f64(1.0 - fraction).min(MAX_LEAD.mul_f64((1.0 - fraction) / (1.0 - earliest)));
+        Self { refresh_at: issued_at + usable.saturating_sub(lead), hard_expiry: issued_at + usable }
     }
 }
 
@@ -99,7 +101,7 @@ impl Schedule {
         self.was_ambiguous = false;
         // The range may be a single point, which `random_range` would refuse as half-open.
         let fraction = self.dice.random_range(self.refresh_at.start..=self.refresh_at.end);
-        Life::plan(issued_at, lifetime, fraction)
+        Life::plan(issued_at, lifetime, fraction, self.refresh_at.start)
     }
 
     /// When to try again; `hard_expiry` is that of the token in use, if one is valid.
@@ -169,16 +171,19 @@ mod tests {
     #[test]
     fn a_flinks_token_of_299_s_is_sent_for_293_s_and_refreshed_before() {
         let start = origin();
-        let life = Life::plan(start, seconds(299.0), 0.75);
+        let life = Life::plan(start, seconds(299.0), 0.75, 0.7);
         assert_eq!(life.hard_expiry, start + seconds(293.02));
-        assert_eq!(life.refresh_at, start + seconds(293.02 * 0.75));
+        let planned = life.refresh_at.saturating_since(start).as_secs_f64();
+        assert!((planned - 293.02 * 0.75).abs() < 0.001, "{planned}");
     }
 
     #[test]
-    fn a_long_lived_token_is_refreshed_an_hour_before_its_end_at_most() {
-        let start = origin();
-        let life = Life::plan(start, seconds(86_400.0), 0.7);
-        assert_eq!(life.hard_expiry.saturating_since(life.refresh_at), seconds(3_600.0));
+    fn a_long_lived_token_is_refreshed_an_hour_before_its_end_at_most_and_still_spread() {
+        let lead = |fraction| {
+            let life = Life::plan(origin(), seconds(86_400.0), fraction, 0.7);
+            life.hard_expiry.saturating_since(life.refresh_at).as_secs_f64().round()
+        };
+        assert_eq!((lead(0.7), lead(0.8)), (3_600.0, 2_400.0));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The bodies of the token endpoint, both ways, as Flinks documents them
 //! (docs.flinks.com, `api/outbound/endpoints/authorize/token` and `.../errors`).
 
-use std::{borrow::Cow, fmt, time::Duration};
+use std::{fmt, time::Duration};
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap};
@@ -63,33 +63,29 @@ pub(super) fn form_encode(value: &str, into: &mut Vec<u8>) {
 /// What a token endpoint's body says, whatever its status.
 #[derive(Deserialize)]
 struct Body<'a> {
-    #[serde(borrow)]
-    access_token: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    token_type: Option<Cow<'a, str>>,
+    access_token: Option<Secret>,
+    token_type: Option<String>,
     #[serde(borrow)]
     expires_in: Option<&'a RawValue>,
-    #[serde(borrow)]
-    refresh_token: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    error: Option<Cow<'a, str>>,
+    refresh_token: Option<Secret>,
+    error: Option<String>,
     #[serde(borrow)]
     error_description: Option<&'a RawValue>,
 }
 
 /// A body that was understood.
-pub(super) enum Answer<'a> {
+pub(super) enum Answer {
     /// An access token.
-    Grant(Grant<'a>),
-    /// An OAuth error (RFC 6749 section 5.2), at whatever status.
-    Error(OAuthError, Option<String>),
+    Grant(Grant),
+    /// An OAuth error (RFC 6749 section 5.2), at whatever status, with its description as it came.
+    Error(OAuthError, Option<Zeroizing<String>>),
     /// An object that is neither.
     Other,
 }
 
 /// What a successful exchange gave.
-pub(super) struct Grant<'a> {
-    pub(super) access_token: Cow<'a, str>,
+pub(super) struct Grant {
+    pub(super) access_token: Secret,
     /// Stated by `expires_in`; `None` if that is missing, not above zero, or not a number.
     pub(super) expires_in: Option<Duration>,
     /// Present and not empty.
@@ -107,18 +103,18 @@ pub(super) enum TokenType {
 }
 
 /// Reads a body; `None` if it is not a JSON object with fields of the documented types.
-pub(super) fn parse(body: &[u8]) -> Option<Answer<'_>> {
+pub(super) fn parse(body: &[u8]) -> Option<Answer> {
     let body: Body<'_> = serde_json::from_slice(body).ok()?;
     if let Some(error) = body.error {
         return Some(Answer::Error(OAuthError::from_wire(&error), body.error_description.and_then(description)));
     }
-    let Some(access_token) = body.access_token.filter(|token| !token.is_empty()) else {
+    let Some(access_token) = body.access_token.filter(|token| !token.expose().is_empty()) else {
         return Some(Answer::Other);
     };
     Some(Answer::Grant(Grant {
         access_token,
         expires_in: body.expires_in.and_then(|raw| lifetime(raw.get())),
-        refresh_token: body.refresh_token.filter(|token| !token.is_empty()).map(|t| Secret::new(t.into_owned())),
+        refresh_token: body.refresh_token.filter(|token| !token.expose().is_empty()),
         token_type: match body.token_type {
             None => TokenType::Missing,
             Some(name) if name.eq_ignore_ascii_case("bearer") => TokenType::Bearer,
@@ -134,11 +130,27 @@ fn lifetime(raw: &str) -> Option<Duration> {
     (seconds.is_finite() && seconds >= 1.0).then(|| Duration::from_secs_f64(seconds.min(MAX_LIFETIME.as_secs_f64())))
 }
 
-/// Up to 200 printable ASCII characters of a description: enough for an operator, nothing that can forge a log line.
-fn description(raw: &RawValue) -> Option<String> {
-    let text: Cow<'_, str> = serde_json::from_str(raw.get()).ok()?;
-    let printable: String = text.chars().filter(|c| c.is_ascii_graphic() || *c == ' ').take(200).collect();
-    (!printable.is_empty()).then_some(printable)
+fn description(raw: &RawValue) -> Option<Zeroizing<String>> {
+    serde_json::from_str(raw.get()).ok().map(Zeroizing::new)
+}
+
+/// What of a description may be logged: up to 200 printable ASCII characters, which is enough for an
+/// operator and cannot forge a log line. A word too long for prose may be a secret, and is left out.
+pub(super) fn printable(description: &str) -> Option<String> {
+    const MOST: usize = 200;
+    const LONGEST_WORD: usize = 24;
+    let mut text = String::new();
+    for word in description.split(|c: char| !c.is_ascii_graphic()).filter(|word| !word.is_empty()) {
+        let word = if word.len() > LONGEST_WORD { "[...]" } else { word };
+        if text.len() + 1 + word.len() > MOST {
+            break;
+        }
+        if !text.is_empty() {
+            text.push(' ');
+        }
+        text.push_str(word);
+    }
+    (!text.is_empty()).then_some(text)
 }
 
 /// The claim `exp` of a JWT, in seconds of Unix time. Its signature is the API's business, not ours.
@@ -233,7 +245,7 @@ impl fmt::Display for OAuthError {
 mod tests {
     use std::time::Duration;
 
-    use super::{Answer, BodyFormat, Fields, OAuthError, TokenType, jwt_expiry, parse};
+    use super::{Answer, BodyFormat, Fields, OAuthError, TokenType, jwt_expiry, parse, printable};
 
     fn expires_in(json: &str) -> Option<Duration> {
         let body = format!(r#"{{"access_token":"t","expires_in":{json}}}"#);
@@ -261,14 +273,21 @@ mod tests {
         let body = br#"{"access_token":"t","error":"invalid_client","error_description":"bad\nsecret"}"#;
         let Some(Answer::Error(error, description)) = parse(body) else { panic!("not an error") };
         assert_eq!(error, OAuthError::InvalidClient);
-        assert_eq!(description.as_deref(), Some("badsecret"));
+        assert_eq!(description.as_deref().map(String::as_str), Some("bad\nsecret"));
     }
 
     #[test]
-    fn a_description_is_cut_to_200_printable_characters_and_may_be_of_any_type() {
-        let long = format!(r#"{{"error":"x","error_description":"{}"}}"#, "é\\u001bab".repeat(200));
-        let Some(Answer::Error(OAuthError::Other, Some(text))) = parse(long.as_bytes()) else { panic!("not an error") };
-        assert_eq!(text, "ab".repeat(100));
+    fn a_description_is_cut_to_200_printable_characters_and_loses_long_words() {
+        assert_eq!(printable("the client\u{1b}[31m is\r\ndisabled é").as_deref(), Some("the client [31m is disabled"));
+        let secret = "s".repeat(25);
+        assert_eq!(printable(&format!("bad secret {secret}!")).as_deref(), Some("bad secret [...]"));
+        let long = printable(&"ab ".repeat(200)).expect("something");
+        assert!(long.len() <= 200 && long.len() > 190, "{}", long.len());
+        assert_eq!(printable("\u{0}é"), None);
+    }
+
+    #[test]
+    fn a_description_may_be_of_any_type() {
         assert!(matches!(
             parse(br#"{"error":"x","error_description":{"a":1}}"#),
             Some(Answer::Error(OAuthError::Other, None))

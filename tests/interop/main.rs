@@ -137,7 +137,7 @@ async fn a_stolen_refresh_token_ends_the_grant_until_a_new_code_heals_it() {
 }
 
 async fn start_with_code(server: &OAuthServer, code: &str) -> Sidecar {
-    let settings = [("grant", "authorization_code"), ("redirect_uri", REDIRECT_URI)];
+    let settings = [("grant", "authorization_code"), ("redirect_uri", REDIRECT_URI), ("state_file", "state.json")];
     Sidecar::start_with_file(server, RECIPIENT, &settings, ("code", code)).await
 }
 

@@ -111,6 +111,7 @@ impl Setup {
             .set("token.grant", "authorization_code")
             .set_file("token.code_file", &settings.code)
             .set("token.redirect_uri", settings.redirect_uri)
+            .set_path("token.state_file")
     }
 
     /// A data recipient's with a refresh token at hand.
@@ -129,6 +130,12 @@ impl Setup {
     pub(crate) fn set_file(self, key: &str, content: &str) -> Self {
         let path = self.replace_file(key, content);
         self.set(key, path)
+    }
+
+    /// Sets a key to the path of a file that does not exist yet.
+    fn set_path(self, key: &str) -> Self {
+        let path = self.directory.path().join(key);
+        self.set(key, path.to_str().expect("the path of a temporary directory is UTF-8"))
     }
 
     pub(crate) fn variable(mut self, name: &str, value: &str) -> Self {

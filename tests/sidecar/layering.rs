@@ -38,6 +38,7 @@ impl Use {
 const LAYERS: &[Layer] = &[
     Layer { level: 0, module: "clock", may_use: &[], reason: "time knows nothing of us" },
     Layer { level: 0, module: "metrics", may_use: &[], reason: "what is counted is told by those who count" },
+    Layer { level: 0, module: "patience", may_use: &[], reason: "a bound on standing still, whatever it is that does" },
     Layer { level: 0, module: "process", may_use: &[], reason: "what is asked of the kernel" },
     Layer { level: 0, module: "report", may_use: &[], reason: "shows any error" },
     Layer { level: 0, module: "secret", may_use: &[], reason: "a secret guards itself" },
@@ -70,7 +71,7 @@ const LAYERS: &[Layer] = &[
     Layer {
         level: 4,
         module: "listener",
-        may_use: &[All("config"), All("metrics"), All("shutdown")],
+        may_use: &[All("config"), All("metrics"), All("patience"), All("shutdown")],
         reason: "accepts, and knows nothing of what is served",
     },
     Layer {
@@ -79,7 +80,9 @@ const LAYERS: &[Layer] = &[
         may_use: &[
             All("config"),
             All("clock"),
-            Only("token", &["Bearer", "Renewal", "Replay", "TokenCell", "Unavailable"]),
+            Only("token", &["Bearer", "FollowUp", "Renewal", "Replay", "TokenCell", "Unavailable"]),
+            Only("listener", &["RequestBody"]),
+            All("patience"),
             All("http_client"),
             All("metrics"),
             All("shutdown"),

@@ -12,6 +12,7 @@ mod layering;
 mod lifecycle;
 mod memory;
 mod metrics;
+mod odd_answers;
 mod outage;
 mod proxying;
 mod rejections;

@@ -168,3 +168,37 @@ fn a_state_file_has_no_meaning_for_client_credentials() {
     assert_eq!(process.exit_code(), 78);
     assert!(process.stderr().contains("`token.state_file` has no meaning for the grant `client_credentials`"));
 }
+
+#[test]
+fn a_place_that_vanishes_while_running_costs_no_token_and_is_used_again_when_it_is_back() {
+    let provider = provider(Settings {
+        rotate_refresh_tokens: true,
+        token_life: crate::harness::seconds(2),
+        ..Settings::default()
+    });
+    let place = Place::new();
+    let (here, away) = (place.0.path().join("here"), place.0.path().join("away"));
+    fs::create_dir(&here).expect("writable");
+    let sidecar = served(at(Setup::by_refresh_token(&provider), &here.join("state.json")));
+    fs::rename(&here, &away).expect("ours");
+    let before = provider.exchanges().len();
+    wait_until("two more refreshes", || provider.exchanges().len() >= before + 2);
+    sidecar.get(ACCOUNTS).assert_accounts();
+    let log = sidecar.process.stderr();
+    assert!(log.contains("the refresh token cannot be stored"), "{log}");
+    fs::rename(&away, &here).expect("ours");
+    sidecar.process.logged("the refresh token is stored again");
+    stop(sidecar);
+    served(at(Setup::by_refresh_token(&provider), &here.join("state.json")));
+}
+
+#[test]
+fn a_record_without_a_refresh_token_starts_from_the_file_s() {
+    use sha2::{Digest, Sha256};
+    let (provider, place) = (provider(Settings::default()), Place::new());
+    let hash: String =
+        Sha256::digest(Settings::default().refresh_token).iter().map(|byte| format!("{byte:02x}")).collect();
+    fs::write(place.file(), format!(r#"{{"version":1,"seed_sha256":"{hash}"}}"#)).expect("writable");
+    fs::set_permissions(place.file(), fs::Permissions::from_mode(0o600)).expect("ours");
+    served(at(Setup::by_refresh_token(&provider), &place.file()));
+}

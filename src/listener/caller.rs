@@ -1,5 +1,5 @@
-//! How long a caller may keep a connection without sending a request on it, and how long a request's
-//! head may take once it has begun.
+//! How long a caller may keep a connection without sending a request on it, how long a request's head
+//! may take once it has begun, and how long an answer may go unread.
 //!
 //! hyper has one time-out for both. Short, it would close an idle connection just as the application
 //! sends a POST on it; long, it would give slow senders of heads all the time in the world. So the
@@ -14,12 +14,17 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
     time::{Instant, Sleep},
 };
+
+use super::HttpLimits;
+use crate::patience::Patience;
 
 /// What the connection is waiting for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +33,7 @@ enum Phase {
     Idle,
     /// The rest of its head.
     Head,
-    /// Its answer; how long that and the bodies take is not this module's business.
+    /// The end of its body and of its answer; how long they take is not this module's business.
     Request,
 }
 
@@ -41,26 +46,72 @@ pub(super) struct Watch(Rc<Cell<State>>);
 struct State {
     phase: Phase,
     requests: u64,
+    /// Bodies of the request that have not ended: the caller's, and the answer's.
+    open: u8,
 }
 
 impl Watch {
     pub(super) fn new() -> Self {
-        Self(Rc::new(Cell::new(State { phase: Phase::Idle, requests: 0 })))
+        Self(Rc::new(Cell::new(State { phase: Phase::Idle, requests: 0, open: 0 })))
     }
 
-    /// A head has arrived whole.
-    pub(super) fn request(&self) {
+    /// A head has arrived whole. Both of what is returned must have gone before the connection is idle.
+    pub(super) fn request(&self, incoming: Incoming) -> (RequestBody, OpenAnswer) {
         let State { requests, .. } = self.0.get();
-        self.0.set(State { phase: Phase::Request, requests: requests + 1 });
+        self.0.set(State { phase: Phase::Request, requests: requests + 1, open: 2 });
+        (RequestBody { incoming, _open: Open(self.clone()) }, OpenAnswer(Open(self.clone())))
     }
 
     fn enter(&self, phase: Phase) {
         self.0.set(State { phase, ..self.0.get() });
     }
+}
 
-    /// Ends the request with the last of its answer.
-    pub(super) fn until_end_of<B>(&self, body: B) -> Answer<B> {
-        Answer { body, watch: self.clone() }
+/// One of the two bodies of a request.
+#[derive(Debug)]
+struct Open(Watch);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let state = self.0.0.get();
+        let open = state.open.saturating_sub(1);
+        let phase = if open == 0 { Phase::Idle } else { state.phase };
+        self.0.0.set(State { phase, open, ..state });
+    }
+}
+
+/// The answer to come.
+#[derive(Debug)]
+pub(super) struct OpenAnswer(Open);
+
+impl OpenAnswer {
+    /// Ends with the last of the body.
+    pub(super) fn with<B>(self, body: B) -> Answer<B> {
+        Answer { body, _open: self.0 }
+    }
+}
+
+/// The body of a caller's request.
+#[derive(Debug)]
+pub struct RequestBody {
+    incoming: Incoming,
+    _open: Open,
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        Pin::new(&mut self.incoming).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
     }
 }
 
@@ -71,16 +122,20 @@ pub(super) struct WatchedStream {
     watch: Watch,
     idle_timeout: Duration,
     header_timeout: Duration,
+    /// For what the caller does not read.
+    write_patience: Patience,
     timer: Pin<Box<Sleep>>,
     /// The state that the timer was set in.
     timed: State,
 }
 
 impl WatchedStream {
-    pub(super) fn new(stream: TcpStream, watch: Watch, idle_timeout: Duration, header_timeout: Duration) -> Self {
+    pub(super) fn new(stream: TcpStream, watch: Watch, limits: &HttpLimits) -> Self {
+        let HttpLimits { idle_timeout, header_timeout, write_timeout, .. } = *limits;
         let timer = Box::pin(tokio::time::sleep(idle_timeout));
+        let write_patience = Patience::new(write_timeout);
         let timed = watch.0.get();
-        Self { stream, watch, idle_timeout, header_timeout, timer, timed }
+        Self { stream, watch, idle_timeout, header_timeout, write_patience, timer, timed }
     }
 
     /// The caller has sent nothing new: has it had its time?
@@ -100,6 +155,15 @@ impl WatchedStream {
             }
             self.set_timer(state, self.idle_timeout);
         }
+    }
+
+    /// The result of a write, unless the caller has read nothing for too long.
+    fn patiently<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.write_patience.progressed();
+            return written;
+        }
+        self.write_patience.poll_over(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 
     fn set_timer(&mut self, state: State, span: Duration) {
@@ -123,16 +187,20 @@ impl AsyncRead for WatchedStream {
 }
 
 impl AsyncWrite for WatchedStream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.stream).poll_write(cx, buf);
+        this.patiently(cx, written)
     }
 
     fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
+        this.patiently(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -148,17 +216,11 @@ impl AsyncWrite for WatchedStream {
     }
 }
 
-/// The body of an answer; when hyper is done with it, the connection is idle.
+/// The body of an answer.
 #[derive(Debug)]
 pub(super) struct Answer<B> {
     body: B,
-    watch: Watch,
-}
-
-impl<B> Drop for Answer<B> {
-    fn drop(&mut self) {
-        self.watch.enter(Phase::Idle);
-    }
+    _open: Open,
 }
 
 impl<B: Body + Unpin> Body for Answer<B> {
