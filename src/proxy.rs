@@ -176,13 +176,15 @@ impl Proxy {
     ) -> Result<(u64, Response<ResponseBody>), ProxyError> {
         let mut request = outbound.with(body);
         let mut may_repeat = outbound.method.is_safe();
+        let mut is_first = true;
         loop {
             let connection = self.pool.checkout().await?;
-            if connection.is_new() {
-                // Connecting took its time, in which the token may have expired.
+            if connection.is_new() || !is_first {
+                // Connecting, or trying in vain, took its time, in which the token may have expired.
                 bearer = self.bearer(self.clock.now()).await?;
-                may_repeat = false;
             }
+            is_first = false;
+            may_repeat &= !connection.is_new();
             request.headers_mut().insert(AUTHORIZATION, bearer.authorization.clone());
             match self.head_of(connection.send(request), watch).await? {
                 Ok(response) => {

@@ -249,3 +249,59 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let from = httpdate::parse_http_date(headers.get(DATE)?.to_str().ok()?).ok()?;
     Some(until.duration_since(from).unwrap_or_default())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+    use http::{HeaderMap, HeaderName, HeaderValue};
+
+    use super::{basic, jwt_lifetime, retry_after, shorter};
+    use crate::secret::Secret;
+
+    const DATE: (&str, &str) = ("date", "Sun, 06 Nov 1994 08:49:37 GMT");
+    const DATE_UNIX: u64 = 784_111_777;
+
+    fn headers(fields: &[(&'static str, &'static str)]) -> HeaderMap {
+        fields.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect()
+    }
+
+    fn jwt(expiry: u64) -> String {
+        let part = |json: String| BASE64_URL_SAFE_NO_PAD.encode(json);
+        format!("{}.{}.c2ln", part("{}".into()), part(format!("{{\"exp\":{expiry}}}")))
+    }
+
+    #[test]
+    fn the_expiry_of_a_jwt_counts_from_the_response_s_own_date() {
+        assert_eq!(jwt_lifetime(&jwt(DATE_UNIX + 299), &headers(&[DATE])), Some(Duration::from_secs(299)));
+        assert_eq!(jwt_lifetime(&jwt(DATE_UNIX + 299), &headers(&[])), None, "no date to count from");
+        assert_eq!(jwt_lifetime(&jwt(DATE_UNIX), &headers(&[DATE])), None, "never zero");
+        assert_eq!(jwt_lifetime(&jwt(u64::MAX), &headers(&[DATE])), Some(Duration::from_secs(86_400)), "a day at most");
+        assert_eq!(jwt_lifetime("opaque", &headers(&[DATE])), None);
+    }
+
+    #[test]
+    fn of_two_stated_lifetimes_the_shorter_counts_and_of_one_that_one() {
+        let (short, long) = (Some(Duration::from_secs(60)), Some(Duration::from_secs(299)));
+        assert_eq!((shorter(short, long), shorter(long, short)), (short, short));
+        assert_eq!((shorter(None, long), shorter(long, None), shorter(None, None)), (long, long, None));
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let asked = |value| retry_after(&headers(&[DATE, ("retry-after", value)]));
+        assert_eq!(asked("5"), Some(Duration::from_secs(5)));
+        assert_eq!(asked("Sun, 06 Nov 1994 08:49:47 GMT"), Some(Duration::from_secs(10)));
+        assert_eq!(asked("Sun, 06 Nov 1994 08:49:27 GMT"), Some(Duration::ZERO), "past already");
+        assert_eq!(asked("soon"), None);
+    }
+
+    #[test]
+    fn basic_credentials_are_form_encoded_and_sensitive() {
+        let value = basic("an id", &Secret::new("s:e%c".to_owned()));
+        // an+id:s%3Ae%25c
+        assert_eq!(value.to_str().expect("ASCII"), "Basic YW4raWQ6cyUzQWUlMjVj");
+        assert!(value.is_sensitive());
+    }
+}

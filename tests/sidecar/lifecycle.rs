@@ -252,3 +252,12 @@ fn a_connection_without_a_request_is_closed_after_its_time() {
     once.rest(&mut said).expect("the connection is closed");
     assert!(said.is_empty());
 }
+
+#[test]
+fn the_process_leaves_no_core_file() {
+    let provider = provider(Settings::default());
+    let sidecar = Setup::partner(&provider).start();
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", sidecar.process.id())).expect("it runs");
+    let core = limits.lines().find_map(|line| line.strip_prefix("Max core file size")).expect("a limit");
+    assert!(core.split_whitespace().take(2).eq(["0", "0"]), "{core}");
+}
