@@ -188,6 +188,7 @@ impl Proxy {
             request.headers_mut().insert(AUTHORIZATION, bearer.authorization.clone());
             match self.head_of(connection.send(request), watch).await? {
                 Ok(response) => {
+                    headers::check_answer(response.status(), response.headers())?;
                     let mut response = response.map(|body| ResponseBody::api(body, self.idle_body_timeout));
                     headers::to_client(response.headers_mut());
                     *response.version_mut() = Version::HTTP_11;
@@ -197,13 +198,14 @@ impl Proxy {
                 Err(SendError::Unsent(unsent)) => request = *unsent,
                 // Most likely the API closed the idle connection as the request was sent on it. One
                 // that changes nothing is sent once more (RFC 9110 section 9.2.2).
-                Err(SendError::Broken(error)) => match watch.again().filter(|_| may_repeat) {
+                Err(SendError::Closed(error)) => match watch.again().filter(|_| may_repeat) {
                     Some(body) => {
                         request = outbound.with(body);
                         may_repeat = false;
                     }
                     None => return Err(error.into()),
                 },
+                Err(SendError::Broken(error)) => return Err(error.into()),
             }
         }
     }

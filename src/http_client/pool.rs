@@ -5,6 +5,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    error::Error,
     io,
     pin::Pin,
     rc::Rc,
@@ -156,7 +157,7 @@ impl<B: Body + 'static> Connection<B> {
                 let unsent = failure.take_message().filter(|_| self.origin == Origin::Pool);
                 match unsent {
                     Some(request) => Err(SendError::Unsent(Box::new(request))),
-                    None => Err(SendError::Broken(failure.into_error())),
+                    None => Err(SendError::after(failure.into_error())),
                 }
             }
         }
@@ -168,8 +169,18 @@ impl<B: Body + 'static> Connection<B> {
 pub enum SendError<B> {
     /// The origin had closed the idle connection; nothing was sent.
     Unsent(Box<Request<B>>),
-    /// The connection broke on the way, or what came back is not HTTP.
+    /// The origin closed the connection before it had answered.
+    Closed(hyper::Error),
+    /// What came back is not HTTP, or the request's body broke off.
     Broken(hyper::Error),
+}
+
+impl<B> SendError<B> {
+    fn after(error: hyper::Error) -> Self {
+        let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind);
+        let is_reset = matches!(cause, Some(io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe));
+        if error.is_incomplete_message() || is_reset { Self::Closed(error) } else { Self::Broken(error) }
+    }
 }
 
 /// A response's body; read to its end and dropped, it gives its connection back to the pool.

@@ -37,6 +37,9 @@ pub enum ProxyError {
     /// The API closed the connection before it answered, or what it sent is not HTTP.
     #[error("the API broke the exchange off")]
     Broken(#[source] hyper::Error),
+    /// The end of the API's answer is not clear, or it switches protocols unasked.
+    #[error("the API's answer is malformed")]
+    Malformed,
     /// The head of the response took longer than `upstream.response_timeout`.
     #[error("the API did not answer in time")]
     ResponseTimeout,
@@ -61,7 +64,7 @@ impl ProxyError {
             Self::Token(Unavailable::Transient { .. } | Unavailable::Crowded) | Self::Overloaded => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
-            Self::Token(Unavailable::Configuration | Unavailable::Reauthorize) | Self::Broken(_) => {
+            Self::Token(Unavailable::Configuration | Unavailable::Reauthorize) | Self::Broken(_) | Self::Malformed => {
                 StatusCode::BAD_GATEWAY
             }
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
@@ -90,7 +93,7 @@ impl ProxyError {
             Self::Connect(ConnectError::Resolve(_) | ConnectError::NoAddress | ConnectError::Tcp(_)) => {
                 "upstream_connect"
             }
-            Self::Broken(_) => "upstream_broken",
+            Self::Broken(_) | Self::Malformed => "upstream_broken",
             Self::ResponseTimeout => "response_timeout",
         }
     }
@@ -112,6 +115,7 @@ impl ProxyError {
                 "The API cannot be connected to"
             }
             Self::Broken(_) => "The API broke the exchange off",
+            Self::Malformed => "The API's answer is malformed",
             Self::ResponseTimeout => "The API did not answer in time",
         }
     }
@@ -129,6 +133,7 @@ impl ProxyError {
             | Self::UploadStalled
             | Self::Connect(_)
             | Self::Broken(_)
+            | Self::Malformed
             | Self::ResponseTimeout => None,
         }
     }

@@ -1,7 +1,7 @@
 //! Which fields of a message go on: hop-by-hop fields end here, both ways (RFC 9110 section 7.6.1).
 
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Version,
+    HeaderMap, HeaderName, HeaderValue, StatusCode, Version,
     header::{
         AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
         TRANSFER_ENCODING, UPGRADE,
@@ -34,13 +34,30 @@ pub(super) fn check(head: &Parts) -> Result<(), ProxyError> {
         (None, _) => head.version < Version::HTTP_11,
         (Some(_), Some(_)) => false,
     };
-    let mut codings = head.headers.get_all(TRANSFER_ENCODING).iter();
-    let is_framing_sound = match (codings.next(), codings.next()) {
-        (Some(coding), None) => coding.as_bytes().eq_ignore_ascii_case(b"chunked"),
+    if is_host_sound && is_framing_sound(&head.headers) { Ok(()) } else { Err(ProxyError::BadRequest) }
+}
+
+/// Refuses an answer whose end is stated in a way that callers may read differently, or that switches
+/// to a protocol nobody asked for (RFC 9112 section 6, RFC 9110 section 7.8).
+pub(super) fn check_answer(status: StatusCode, headers: &HeaderMap) -> Result<(), ProxyError> {
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    let is_length_sound = match (lengths.next(), lengths.next()) {
+        (Some(length), None) => length.as_bytes().iter().all(u8::is_ascii_digit),
         (None, _) => true,
         (Some(_), Some(_)) => false,
     };
-    if is_host_sound && is_framing_sound { Ok(()) } else { Err(ProxyError::BadRequest) }
+    let is_sound = is_length_sound && is_framing_sound(headers) && status != StatusCode::SWITCHING_PROTOCOLS;
+    if is_sound { Ok(()) } else { Err(ProxyError::Malformed) }
+}
+
+/// Whether there is no `Transfer-Encoding`, or a single `chunked`.
+fn is_framing_sound(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (Some(coding), None) => coding.as_bytes().eq_ignore_ascii_case(b"chunked"),
+        (None, _) => true,
+        (Some(_), Some(_)) => false,
+    }
 }
 
 /// Makes a caller's fields fit for the API. `Authorization` is set by whoever has the token.
@@ -102,9 +119,9 @@ fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderMap, HeaderName, HeaderValue, Version, header::HOST};
+    use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header::HOST};
 
-    use super::{check, clean_trailers, to_client, to_upstream};
+    use super::{check, check_answer, clean_trailers, to_client, to_upstream};
 
     fn map(fields: &[(&str, &str)]) -> HeaderMap {
         fields
@@ -183,6 +200,26 @@ mod tests {
             assert!(!is_sound(new, &[("host", "a"), ("transfer-encoding", coding)]), "{coding}");
         }
         assert!(!is_sound(new, &[("host", "a"), ("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")]));
+    }
+
+    #[test]
+    fn an_answer_whose_end_is_not_clear_or_that_nobody_asked_for_is_refused() {
+        let is_sound = |status, fields: &[(&str, &str)]| {
+            check_answer(StatusCode::from_u16(status).expect("a status"), &map(fields)).is_ok()
+        };
+        assert!(is_sound(200, &[("content-length", "5")]));
+        assert!(is_sound(200, &[("transfer-encoding", "chunked")]));
+        assert!(is_sound(200, &[]));
+        assert!(!is_sound(101, &[]));
+        for fields in [
+            &[("content-length", "5, 5")][..],
+            &[("content-length", "+5")],
+            &[("content-length", "5"), ("content-length", "5")],
+            &[("transfer-encoding", "gzip, chunked")],
+            &[("transfer-encoding", "xchunked")],
+        ] {
+            assert!(!is_sound(200, fields), "{fields:?}");
+        }
     }
 
     #[test]
