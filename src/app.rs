@@ -75,7 +75,12 @@ pub async fn run(
         Refresher::new(&config.token, endpoint, store, clock.clone(), rand::make_rng(), metrics.token.clone());
 
     let api_tls = tls::client_config(&config.upstream.trust)?;
-    let connector = Connector::new(&config.upstream.origin, api_tls, config.upstream.connect_timeout)?;
+    let connector = Connector::new(
+        &config.upstream.origin,
+        api_tls,
+        config.upstream.connect_timeout,
+        config.upstream.idle_body_timeout,
+    )?;
     let limits = Limits::new(&config);
 
     let port = Listener::bind(config.listen.address, config.listen.max_connections)?;

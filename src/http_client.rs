@@ -22,7 +22,10 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 pub use self::pool::{Connection, Pool, PooledBody, SendError};
-use crate::config::{Origin, Scheme};
+use crate::{
+    config::{Origin, Scheme},
+    patience::Patience,
+};
 
 /// Makes connections to one origin.
 #[derive(Clone)]
@@ -31,19 +34,26 @@ pub struct Connector {
     port: u16,
     tls: Option<(TlsConnector, ServerName<'static>)>,
     timeout: Duration,
+    write_timeout: Duration,
 }
 
 impl Connector {
-    /// `timeout` bounds the look-up of the name, the TCP connection and the TLS handshake together.
+    /// `timeout` bounds the look-up of the name, the TCP connection and the TLS handshake together;
+    /// `write_timeout` how long the origin may take nothing of what is sent.
     ///
     /// # Errors
     /// When the origin's host cannot be a name in a certificate.
-    pub fn new(origin: &Origin, tls: Arc<ClientConfig>, timeout: Duration) -> Result<Self, InvalidDnsNameError> {
+    pub fn new(
+        origin: &Origin,
+        tls: Arc<ClientConfig>,
+        timeout: Duration,
+        write_timeout: Duration,
+    ) -> Result<Self, InvalidDnsNameError> {
         let tls = match origin.scheme {
             Scheme::Http => None,
             Scheme::Https => Some((TlsConnector::from(tls), ServerName::try_from(origin.host.clone())?)),
         };
-        Ok(Self { host: origin.host.clone(), port: origin.port, tls, timeout })
+        Ok(Self { host: origin.host.clone(), port: origin.port, tls, timeout, write_timeout })
     }
 
     /// Looks the name up anew and tries its addresses in turn, each for its share of the time that is left.
@@ -76,13 +86,14 @@ impl Connector {
 
     async fn secure(&self, tcp: TcpStream) -> Result<Stream, ConnectError> {
         tcp.set_nodelay(true).map_err(ConnectError::Tcp)?;
-        match &self.tls {
-            None => Ok(Stream::Plain(tcp)),
+        let transport = match &self.tls {
+            None => Transport::Plain(tcp),
             Some((connector, name)) => {
                 let tls = connector.connect(name.clone(), tcp).await.map_err(ConnectError::Tls)?;
-                Ok(Stream::Tls(Box::new(tls)))
+                Transport::Tls(Box::new(tls))
             }
-        }
+        };
+        Ok(Stream { transport, write_patience: Patience::new(self.write_timeout) })
     }
 }
 
@@ -117,61 +128,81 @@ pub enum ConnectError {
     Timeout,
 }
 
-/// A connection, plain or over TLS.
+/// A connection, plain or over TLS. A write ends with an error of kind `TimedOut` when the origin
+/// takes nothing for too long.
 #[derive(Debug)]
-pub enum Stream {
-    /// Plain text, to a loopback host.
+pub struct Stream {
+    transport: Transport,
+    write_patience: Patience,
+}
+
+#[derive(Debug)]
+enum Transport {
+    /// To a loopback host.
     Plain(TcpStream),
-    /// TLS; boxed, as its state is large and connections are passed around.
+    /// Boxed, as its state is large and connections are passed around.
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-impl AsyncRead for Stream {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(tcp) => Pin::new(tcp).poll_read(cx, buf),
-            Self::Tls(tls) => Pin::new(tls).poll_read(cx, buf),
+/// Calls the same function on either transport.
+macro_rules! on_transport {
+    ($stream:expr, $tcp:ident => $call:expr) => {
+        match &mut $stream.transport {
+            Transport::Plain($tcp) => {
+                let $tcp = Pin::new($tcp);
+                $call
+            }
+            Transport::Tls($tcp) => {
+                let $tcp = Pin::new($tcp.as_mut());
+                $call
+            }
         }
+    };
+}
+
+impl Stream {
+    fn patiently<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.write_patience.progressed();
+            return written;
+        }
+        self.write_patience.poll_over(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        on_transport!(self, io => io.poll_read(cx, buf))
     }
 }
 
 impl AsyncWrite for Stream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(tcp) => Pin::new(tcp).poll_write(cx, buf),
-            Self::Tls(tls) => Pin::new(tls).poll_write(cx, buf),
-        }
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let written = on_transport!(self, io => io.poll_write(cx, buf));
+        self.patiently(cx, written)
     }
 
     fn poll_write_vectored(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, bufs),
-            Self::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, bufs),
-        }
+        let written = on_transport!(self, io => io.poll_write_vectored(cx, bufs));
+        self.patiently(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
-        match self {
-            Self::Plain(tcp) => tcp.is_write_vectored(),
-            Self::Tls(tls) => tls.is_write_vectored(),
+        match &self.transport {
+            Transport::Plain(tcp) => tcp.is_write_vectored(),
+            Transport::Tls(tls) => tls.is_write_vectored(),
         }
     }
 
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(tcp) => Pin::new(tcp).poll_flush(cx),
-            Self::Tls(tls) => Pin::new(tls).poll_flush(cx),
-        }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        on_transport!(self, io => io.poll_flush(cx))
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
-            Self::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
-        }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        on_transport!(self, io => io.poll_shutdown(cx))
     }
 }

@@ -176,15 +176,13 @@ impl Proxy {
     ) -> Result<(u64, Response<ResponseBody>), ProxyError> {
         let mut request = outbound.with(body);
         let mut may_repeat = outbound.method.is_safe();
-        let mut is_first = true;
+        let mut connection = self.pool.checkout().await?;
         loop {
-            let connection = self.pool.checkout().await?;
-            if connection.is_new() || !is_first {
-                // Connecting, or trying in vain, took its time, in which the token may have expired.
+            if connection.is_new() {
+                // Connecting took its time, in which the token may have expired.
                 bearer = self.bearer(self.clock.now()).await?;
+                may_repeat = false;
             }
-            is_first = false;
-            may_repeat &= !connection.is_new();
             request.headers_mut().insert(AUTHORIZATION, bearer.authorization.clone());
             match self.head_of(connection.send(request), watch).await? {
                 Ok(response) => {
@@ -194,19 +192,17 @@ impl Proxy {
                     *response.version_mut() = Version::HTTP_11;
                     return Ok((bearer.generation, response));
                 }
-                // Ends: a connection that was idle leaves the pool for good, and a new one never gives back.
                 Err(SendError::Unsent(unsent)) => request = *unsent,
                 // Most likely the API closed the idle connection as the request was sent on it. One
                 // that changes nothing is sent once more (RFC 9110 section 9.2.2).
                 Err(SendError::Closed(error)) => match watch.again().filter(|_| may_repeat) {
-                    Some(body) => {
-                        request = outbound.with(body);
-                        may_repeat = false;
-                    }
+                    Some(body) => request = outbound.with(body),
                     None => return Err(error.into()),
                 },
                 Err(SendError::Broken(error)) => return Err(error.into()),
             }
+            // Not an idle one again: the API may have closed them all. So this is the last round.
+            connection = self.pool.connect().await?;
         }
     }
 
@@ -246,9 +242,12 @@ impl Proxy {
         };
         count("replay");
         drop(rejection);
-        let (_, response) = self.send(outbound, body, watch, bearer).await?;
+        let (generation, response) = self.send(outbound, body, watch, bearer).await?;
         Ok(match self.judge(outbound, response).await {
             Verdict::Answer(response) => {
+                if response.status().is_success() {
+                    self.renewal.accepted(generation);
+                }
                 // A failure of the API itself says nothing about the token.
                 if !response.status().is_server_error() {
                     self.renewal.replayed(Replay::Accepted);
@@ -276,6 +275,7 @@ impl Proxy {
         loop {
             match timeout_at(deadline, &mut response).await {
                 Ok(response) => return Ok(response),
+                Err(_elapsed) if watch.waits_for_caller() => deadline = Instant::now() + self.response_timeout,
                 Err(_elapsed) => match watch.last_moved().map(|moved| moved + self.response_timeout) {
                     Some(later) if later > deadline => deadline = later,
                     Some(_) | None => return Err(ProxyError::ResponseTimeout),

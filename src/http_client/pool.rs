@@ -74,6 +74,17 @@ where
                 return Ok(self.hand_out(sender, Origin::Pool));
             }
         }
+        self.connect().await
+    }
+
+    /// A new connection, whatever lies idle. Must be called within a [`tokio::runtime::LocalRuntime`].
+    ///
+    /// # Errors
+    /// When none can be made.
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes a connection that was being made.
+    pub async fn connect(&self) -> Result<Connection<B>, ConnectError> {
         let stream = self.connector.connect().await?;
         let (sender, driver) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| ConnectError::Tcp(io::Error::other(error)))?;
@@ -178,7 +189,11 @@ pub enum SendError<B> {
 impl<B> SendError<B> {
     fn after(error: hyper::Error) -> Self {
         let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind);
-        let is_reset = matches!(cause, Some(io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe));
+        let is_reset = matches!(
+            cause,
+            // The last of them over TLS: closed without a word of farewell.
+            Some(io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof)
+        );
         if error.is_incomplete_message() || is_reset { Self::Closed(error) } else { Self::Broken(error) }
     }
 }

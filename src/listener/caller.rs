@@ -59,7 +59,8 @@ impl Watch {
     pub(super) fn request(&self, incoming: Incoming) -> (RequestBody, OpenAnswer) {
         let State { requests, .. } = self.0.get();
         self.0.set(State { phase: Phase::Request, requests: requests + 1, open: 2 });
-        (RequestBody { incoming, _open: Open(self.clone()) }, OpenAnswer(Open(self.clone())))
+        let open = || Open { watch: self.clone(), request: requests + 1 };
+        (RequestBody { incoming, _open: open() }, OpenAnswer(open()))
     }
 
     fn enter(&self, phase: Phase) {
@@ -69,14 +70,21 @@ impl Watch {
 
 /// One of the two bodies of a request.
 #[derive(Debug)]
-struct Open(Watch);
+struct Open {
+    watch: Watch,
+    /// The number of its request: an upload may outlive it, and must not end the next one.
+    request: u64,
+}
 
 impl Drop for Open {
     fn drop(&mut self) {
-        let state = self.0.0.get();
+        let state = self.watch.0.get();
+        if state.requests != self.request {
+            return;
+        }
         let open = state.open.saturating_sub(1);
         let phase = if open == 0 { Phase::Idle } else { state.phase };
-        self.0.0.set(State { phase, open, ..state });
+        self.watch.0.set(State { phase, open, ..state });
     }
 }
 
@@ -177,7 +185,9 @@ impl AsyncRead for WatchedStream {
         let this = self.get_mut();
         let before = buf.filled().len();
         if let Poll::Ready(result) = Pin::new(&mut this.stream).poll_read(cx, buf) {
-            if this.watch.0.get().phase == Phase::Idle && buf.filled().len() > before {
+            // Empty lines before a request are nothing (RFC 9112 section 2.2).
+            let begins = buf.filled()[before..].iter().any(|byte| !matches!(byte, b'\r' | b'\n'));
+            if this.watch.0.get().phase == Phase::Idle && begins {
                 this.watch.enter(Phase::Head);
             }
             return Poll::Ready(result);

@@ -48,6 +48,8 @@ pub(super) enum Upload {
 #[derive(Debug)]
 pub(super) struct Shared {
     last_moved: Cell<Option<Instant>>,
+    /// The API would take more, but the caller has sent no more.
+    waits_for_caller: Cell<bool>,
     copy: RefCell<Copy>,
 }
 
@@ -55,8 +57,13 @@ impl Upload {
     /// The body, and a look at what becomes of it.
     pub(super) fn new(incoming: RequestBody, idle_timeout: Duration, memory: &ReplayMemory) -> (Self, UploadWatch) {
         // Most requests have no body and need nothing to be shared.
-        let shared = (!incoming.is_end_stream())
-            .then(|| Rc::new(Shared { last_moved: Cell::new(None), copy: RefCell::new(Copy::new(memory.clone())) }));
+        let shared = (!incoming.is_end_stream()).then(|| {
+            Rc::new(Shared {
+                last_moved: Cell::new(None),
+                waits_for_caller: Cell::new(false),
+                copy: RefCell::new(Copy::new(memory.clone())),
+            })
+        });
         let watch = UploadWatch(shared.clone());
         (Self::Streamed { incoming, patience: Patience::new(idle_timeout), shared }, watch)
     }
@@ -71,8 +78,11 @@ impl Body for Upload {
             Self::Streamed { incoming, patience, shared } => {
                 let frame = Pin::new(&mut *incoming).poll_frame(cx);
                 let frame = patiently(patience, cx, frame, BodyError::Caller);
-                if let (Poll::Ready(frame), Some(shared)) = (&frame, shared) {
-                    shared.note(frame.as_ref(), incoming.is_end_stream());
+                if let Some(shared) = shared {
+                    shared.waits_for_caller.set(frame.is_pending());
+                    if let Poll::Ready(frame) = &frame {
+                        shared.note(frame.as_ref(), incoming.is_end_stream());
+                    }
                 }
                 frame
             }
@@ -122,6 +132,11 @@ impl UploadWatch {
     /// When a part of the body was last taken.
     pub(super) fn last_moved(&self) -> Option<Instant> {
         self.0.as_ref().and_then(|shared| shared.last_moved.get())
+    }
+
+    /// Returns true if it is the caller who keeps the API waiting; how long is bounded by the upload itself.
+    pub(super) fn waits_for_caller(&self) -> bool {
+        self.0.as_ref().is_some_and(|shared| shared.waits_for_caller.get())
     }
 
     /// The same body once more; `None` if it has not ended or was not kept whole.

@@ -92,14 +92,14 @@ pub(super) fn to_client(headers: &mut HeaderMap) {
 }
 
 fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    for name in named_by_connection(headers) {
-        headers.remove(name);
-    }
-    headers.remove(CONNECTION);
     if headers.contains_key(TRANSFER_ENCODING) {
         // It overrides the length (RFC 9112 section 6.3), which would be believed once it is gone.
         headers.remove(CONTENT_LENGTH);
     }
+    for name in named_by_connection(headers) {
+        headers.remove(name);
+    }
+    headers.remove(CONNECTION);
     for name in &HOP_BY_HOP {
         headers.remove(name);
     }
@@ -219,6 +219,16 @@ mod tests {
             &[("transfer-encoding", "xchunked")],
         ] {
             assert!(!is_sound(200, fields), "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn a_length_beside_a_coding_is_removed_even_if_connection_names_the_coding() {
+        for connection in ["close", "transfer-encoding"] {
+            let mut headers =
+                map(&[("connection", connection), ("transfer-encoding", "chunked"), ("content-length", "5")]);
+            to_client(&mut headers);
+            assert!(headers.is_empty(), "{headers:?}");
         }
     }
 

@@ -75,7 +75,7 @@ impl TokenClient {
     /// When the host of `token.url` cannot be a name in a certificate.
     pub fn new(config: &config::Token, tls: Arc<ClientConfig>) -> Result<Self, InvalidDnsNameError> {
         Ok(Self {
-            connector: Connector::new(&config.origin, tls, config.timeout.min(CONNECT_TIMEOUT))?,
+            connector: Connector::new(&config.origin, tls, config.timeout.min(CONNECT_TIMEOUT), config.timeout)?,
             host: config.origin.host_header(),
             path: config.path.clone(),
             client_id: config.client_id.clone(),

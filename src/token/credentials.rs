@@ -130,6 +130,7 @@ impl Credentials {
         let grant = match &mut self.grant {
             Grant::ClientCredentials => PresentedGrant::ClientCredentials,
             Grant::Code { code, redirect_uri } => {
+                let code = code.read();
                 self.held.begin().await?;
                 match self.held.unused(code)? {
                     Some(code) => {
@@ -140,8 +141,9 @@ impl Credentials {
                 }
             }
             Grant::RefreshToken { file } => {
+                let seed = file.read();
                 self.held.begin().await?;
-                self.held.seed_from(file)?;
+                self.held.seed_from(seed)?;
                 PresentedGrant::RefreshToken(self.held.refresh_token().expect("the file has just given one"))
             }
         };
@@ -237,7 +239,13 @@ impl Held {
             self.turn = Some(store.lock().await?);
         }
         if let (Some(turn), Persistence::Same) = (&self.turn, self.persistence) {
-            self.record = turn.read()?;
+            let stored = turn.read()?;
+            if stored == Record::default() && self.record != stored {
+                // Somebody removed the file: what is known of the grant is not forgotten with it.
+                self.persistence = Persistence::Unpersisted;
+            } else {
+                self.record = stored;
+            }
             self.used_at = self.used_at.max(self.record.used_at);
         }
         Ok(())
@@ -245,8 +253,8 @@ impl Held {
 
     /// The code, if it has not been presented yet. A file that is gone or unreadable is no matter
     /// once the code has given a refresh token.
-    fn unused(&self, code: &mut Rereader) -> Result<Option<Secret>, FetchError> {
-        match code.read() {
+    fn unused(&self, code: Result<Secret, FetchError>) -> Result<Option<Secret>, FetchError> {
+        match code {
             Ok(code) if self.record.code.iter().chain(&self.spent).any(|used| used.matches(&code)) => Ok(None),
             Ok(code) => Ok(Some(code)),
             Err(_) if self.record.refresh_token.is_some() => Ok(None),
@@ -263,10 +271,7 @@ impl Held {
             self.spent.remove(0);
         }
         self.is_spending = true;
-        match &mut self.turn {
-            Some(turn) => Ok(turn.write(&self.record).await?),
-            None => Ok(()),
-        }
+        Ok(self.write().await?)
     }
 
     /// The code of this exchange, if it has one, was not sent after all.
@@ -278,8 +283,8 @@ impl Held {
     }
 
     /// Starts from the configured refresh token, unless the record's descends from it.
-    fn seed_from(&mut self, file: &mut Rereader) -> Result<(), FetchError> {
-        match file.read() {
+    fn seed_from(&mut self, seed: Result<Secret, FetchError>) -> Result<(), FetchError> {
+        match seed {
             Ok(seed) if self.descends_from(&seed) => Ok(()),
             Ok(seed) => {
                 let fingerprint = Some(Fingerprint::of(&seed));

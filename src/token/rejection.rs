@@ -41,6 +41,8 @@ pub(super) struct Rejections {
     replaced: u64,
     /// Tokens in a row that were rejected and never accepted.
     row: u32,
+    /// The newest of them.
+    counted: u64,
     bucket: Bucket,
     /// When a token was last replaced without a way to know whether that would help.
     unverified: Option<Moment>,
@@ -50,7 +52,15 @@ pub(super) struct Rejections {
 
 impl Rejections {
     pub(super) fn new(now: Moment) -> Self {
-        Self { replaced: 0, row: 0, bucket: Bucket::full(now), unverified: None, open_until: None, next_hold: HOLD_MIN }
+        Self {
+            replaced: 0,
+            row: 0,
+            counted: 0,
+            bucket: Bucket::full(now),
+            unverified: None,
+            open_until: None,
+            next_hold: HOLD_MIN,
+        }
     }
 
     /// The current token, `generation`, was rejected; `accepted` tells whether the API took it from
@@ -62,7 +72,10 @@ impl Rejections {
         if generation <= self.replaced {
             return Decision::Join;
         }
-        self.row = if accepted { 1 } else { self.row + 1 };
+        if generation > self.counted {
+            self.row = if accepted { 1 } else { self.row + 1 };
+            self.counted = generation;
+        }
         // Once the hold is over, one more token is tried.
         let on_trial = self.open_until.take().is_some();
         if self.row > 1 && !on_trial {

@@ -59,7 +59,7 @@ const LAYERS: &[Layer] = &[
     Layer {
         level: 3,
         module: "http_client",
-        may_use: &[All("config"), All("tls"), All("clock"), All("metrics")],
+        may_use: &[All("config"), All("tls"), All("clock"), All("metrics"), All("patience")],
         reason: "connections to an origin, whatever is sent on them",
     },
     Layer {

@@ -424,3 +424,16 @@ fn heads_that_servers_may_read_differently_are_refused_and_the_connection_closed
     }
     assert_eq!(provider.requests().len(), before, "nothing reached the API");
 }
+
+#[test]
+fn a_caller_that_stops_sending_is_told_so_also_when_the_api_may_take_as_long() {
+    let provider = provider(Settings::default());
+    let sidecar = Setup::partner(&provider)
+        .set("upstream.idle_body_timeout", "500ms")
+        .set("upstream.response_timeout", "500ms")
+        .start();
+    let mut caller = sidecar.connect();
+    caller.send_head("POST", SINK, &[("Content-Length", "10")]).expect("it listens");
+    caller.send(b"half ").expect("it listens");
+    caller.response("POST").expect("an answer").assert_problem(408, "body_timeout");
+}

@@ -202,3 +202,21 @@ fn a_record_without_a_refresh_token_starts_from_the_file_s() {
     fs::set_permissions(place.file(), fs::Permissions::from_mode(0o600)).expect("ours");
     served(at(Setup::by_refresh_token(&provider), &place.file()));
 }
+
+#[test]
+fn a_state_file_that_is_removed_while_running_is_written_again_and_nothing_is_presented_twice() {
+    let provider = provider(Settings {
+        rotate_refresh_tokens: true,
+        punish_reuse: true,
+        token_life: crate::harness::seconds(2),
+        ..Settings::default()
+    });
+    let place = Place::new();
+    let sidecar = served(at(Setup::by_refresh_token(&provider), &place.file()));
+    let before = provider.exchanges().len();
+    fs::remove_file(place.file()).expect("it is there");
+    wait_until("the file to be back", || place.file().exists());
+    wait_until("a refresh", || provider.exchanges().len() > before + 1);
+    sidecar.get(ACCOUNTS).assert_accounts();
+    assert!(provider.exchanges().iter().all(|exchange| exchange.status == Some(http::StatusCode::OK)));
+}
