@@ -10,6 +10,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
+        mpsc,
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -131,24 +132,31 @@ fn drill_by(plan: Plan, name: &str, fault: Fault, recovery: Duration) {
     let pace = Duration::from_secs(1) / plan.per_second;
     let (outcomes, last_token) = thread::scope(|scope| {
         let requests = scope.spawn(|| {
-            let mut requests = Vec::new();
+            let (done, outcomes) = mpsc::channel();
+            let mut started = 0;
             while begin.elapsed() < plan.end {
                 // The pace, whatever becomes of the requests before.
-                let next = pace * u32::try_from(requests.len()).expect("few");
-                thread::sleep(next.saturating_sub(begin.elapsed()));
-                requests.push(scope.spawn(|| {
+                thread::sleep((pace * started).saturating_sub(begin.elapsed()));
+                started += 1;
+                let (done, sidecar) = (done.clone(), &sidecar);
+                // Not to be joined: thousands of threads that have ended would keep their stacks.
+                scope.spawn(move || {
                     let start = begin.elapsed();
                     let response = sidecar.get(ACCOUNTS);
-                    Outcome {
+                    let outcome = Outcome {
                         start,
                         took: begin.elapsed() - start,
                         status: response.status,
                         reason: response.header("x-token-valet-error").unwrap_or_default().to_owned(),
                         retry_after: response.header("retry-after").and_then(|text| text.parse().ok()),
-                    }
-                }));
+                    };
+                    done.send(outcome).expect("somebody waits for it");
+                });
             }
-            requests.into_iter().map(|request| request.join().expect("an answer")).collect::<Vec<_>>()
+            drop(done);
+            let outcomes: Vec<_> = outcomes.iter().collect();
+            assert_eq!(outcomes.len(), started as usize, "every request was answered");
+            outcomes
         });
         thread::sleep(plan.down.saturating_sub(begin.elapsed()));
         match fault {
