@@ -9,7 +9,7 @@ mod replay;
 mod target;
 mod verdict;
 
-use std::{mem, time::Duration};
+use std::{cell::Cell, mem, time::Duration};
 
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header::AUTHORIZATION, request::Parts,
@@ -49,6 +49,8 @@ pub struct Proxy {
     replay_memory: ReplayMemory,
     tokens: TokenCell,
     renewal: Renewal,
+    /// The newest token that this thread saw the API take: told to the others once, not with each answer.
+    accepted: Cell<u64>,
     rejections: Family<Rejection, Counter>,
     clock: Clock,
 }
@@ -115,6 +117,7 @@ impl Proxy {
             replay_memory: limits.replay_memory,
             tokens,
             renewal,
+            accepted: Cell::new(0),
             rejections: metrics.rejections.clone(),
             clock,
         }
@@ -156,9 +159,7 @@ impl Proxy {
         let (generation, response) = self.send(&outbound, upload, &watch, bearer).await?;
         let response = match self.judge(&outbound, response).await {
             Verdict::Answer(response) => {
-                if response.status().is_success() {
-                    self.renewal.accepted(generation);
-                }
+                self.note(generation, response.status());
                 response
             }
             Verdict::Suspect(response) => self.replay(&outbound, &watch, generation, response).await?,
@@ -245,9 +246,7 @@ impl Proxy {
         let (generation, response) = self.send(outbound, body, watch, bearer).await?;
         Ok(match self.judge(outbound, response).await {
             Verdict::Answer(response) => {
-                if response.status().is_success() {
-                    self.renewal.accepted(generation);
-                }
+                self.note(generation, response.status());
                 // A failure of the API itself says nothing about the token.
                 if !response.status().is_server_error() {
                     self.renewal.replayed(Replay::Accepted);
@@ -259,6 +258,14 @@ impl Proxy {
                 response
             }
         })
+    }
+
+    /// Notes that the API took the token of this `generation`, if its answer says so.
+    fn note(&self, generation: u64, status: StatusCode) {
+        if status.is_success() && self.accepted.get() < generation {
+            self.accepted.set(generation);
+            self.renewal.accepted(generation);
+        }
     }
 
     async fn bearer(&self, now: Moment) -> Result<Bearer, ProxyError> {

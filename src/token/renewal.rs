@@ -179,12 +179,9 @@ impl Renewal {
         }
     }
 
-    /// The API took the token of this `generation`.
+    /// The API took the token of this `generation`. Once per thread and token is enough.
     pub fn accepted(&self, generation: u64) {
-        // Mostly known: no write, so that threads do not take the cache line from each other.
-        if self.accepted.load(Relaxed) < generation {
-            self.accepted.fetch_max(generation, Relaxed);
-        }
+        self.accepted.fetch_max(generation, Relaxed);
     }
 
     /// The API rejected the token of this `generation`. Has it replaced, unless it is already, or

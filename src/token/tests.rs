@@ -59,6 +59,7 @@ fn transient_faults() -> impl Strategy<Value = Fault> + Clone {
         Fault::UnusableToken,
         Fault::NotBearer,
         Fault::OAuth(OAuthError::ServerError),
+        Fault::Status(302),
         Fault::Status(429),
         Fault::Status(503),
     ])
@@ -71,7 +72,7 @@ fn faults() -> impl Strategy<Value = Fault> + Clone {
         1 => prop::sample::select(vec![
             Fault::OAuth(OAuthError::InvalidClient),
             Fault::OAuth(OAuthError::AccessDenied),
-            Fault::Status(302),
+            Fault::Status(301),
             Fault::Status(401),
             Fault::Secret,
         ]),

@@ -280,7 +280,7 @@ fn a_lost_code_is_not_sent_again_because_a_later_exchange_could_not_connect() {
 
 #[test]
 fn a_secret_that_was_replaced_is_tried_within_a_second_or_two() {
-    for fault in [401, 302] {
+    for fault in [401, 301] {
         simulate(async {
             let secret = file("one");
             let config = config(|token| token.client_secret = source(&secret));
