@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use http::{
     HeaderValue, Method, Request, Response, StatusCode,
-    header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE},
+    header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE},
 };
 use http_body_util::Full;
 
@@ -50,6 +50,14 @@ impl Admin {
             return refusal;
         }
         page
+    }
+
+    /// Answers a request on a connection that is one too many.
+    #[must_use]
+    pub fn refuse(&self) -> Response<Full<Bytes>> {
+        let mut refusal = text(StatusCode::SERVICE_UNAVAILABLE, "too many connections are open");
+        refusal.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        refusal
     }
 
     fn started(&self) -> Result<&'static str, &'static str> {

@@ -13,7 +13,7 @@ use crate::{
     clock::Clock,
     config::Config,
     http_client::Connector,
-    listener::{HttpLimits, ListenError, Listener},
+    listener::{HalfClose, HttpLimits, ListenError, Listener},
     metrics::Metrics,
     proxy::{Limits, Proxy},
     shutdown::{self, Drain, Signals},
@@ -29,6 +29,7 @@ const ADMIN_LIMITS: HttpLimits = HttpLimits {
     header_timeout: Duration::from_secs(5),
     write_timeout: Duration::from_secs(5),
     max_header_bytes: 8 * 1_024,
+    half_close: HalfClose::Gone,
 };
 
 /// Why the sidecar cannot run.
@@ -69,7 +70,7 @@ pub async fn run(
     let (last_call, exchanges_end) = shutdown::channel();
 
     let token_tls = tls::client_config(&config.token.trust)?;
-    let endpoint = TokenClient::new(&config.token, token_tls)?;
+    let endpoint = TokenClient::new(&config.token, &token_tls)?;
     let store = config.token.state_file.as_deref().map(Store::open).transpose().map_err(AppError::Store)?;
     let (refresher, tokens, renewal) =
         Refresher::new(&config.token, endpoint, store, clock.clone(), rand::make_rng(), metrics.token.clone());
@@ -77,7 +78,8 @@ pub async fn run(
     let api_tls = tls::client_config(&config.upstream.trust)?;
     let connector = Connector::new(
         &config.upstream.origin,
-        api_tls,
+        &api_tls,
+        config.upstream.http,
         config.upstream.connect_timeout,
         config.upstream.idle_body_timeout,
     )?;
@@ -131,10 +133,10 @@ pub async fn run(
 async fn serve_admin(admin: Admin, port: Listener, drain: Drain) {
     let admin = Rc::new(admin);
     let accepted = port.accept(drain.clone(), |accepted| {
-        let (admin, drain) = (Rc::clone(&admin), drain.clone());
-        spawn_local(async move {
-            accepted.serve(ADMIN_LIMITS, drain, |request| std::future::ready(admin.handle(&request))).await;
-        });
+        let (admin, is_surplus) = (Rc::clone(&admin), accepted.is_surplus());
+        spawn_local(accepted.serve(ADMIN_LIMITS, drain.clone(), move |request| {
+            std::future::ready(if is_surplus { admin.refuse() } else { admin.handle(&request) })
+        }));
     });
     if let Err(error) = accepted.await {
         tracing::error!(%error, "the admin port cannot be served");

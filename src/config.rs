@@ -7,6 +7,7 @@
 mod environment;
 mod error;
 mod file;
+mod origin;
 mod read;
 mod source;
 mod suggest;
@@ -23,12 +24,13 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderValue, StatusCode, uri::PathAndQuery};
+use http::{StatusCode, uri::PathAndQuery};
 use rustls::pki_types::CertificateDer;
 
 use self::source::Source;
 pub use self::{
     error::{ConfigError, Fault, Place},
+    origin::{Origin, Scheme},
     source::{Entry, Layer},
 };
 use crate::secret::SecretSource;
@@ -116,6 +118,8 @@ pub struct Listen {
     pub header_timeout: Duration,
     /// The largest head of a request, in bytes. 8 KiB to 1 MiB.
     pub max_header_bytes: usize,
+    /// Whether a caller that closes its side after a request still waits for the answer; else it has gone.
+    pub half_close: bool,
 }
 
 /// `[upstream]`
@@ -127,6 +131,10 @@ pub struct Upstream {
     pub prefix: String,
     /// Whom the TLS client believes.
     pub trust: Trust,
+    /// What is spoken.
+    pub http: HttpVersion,
+    /// What the API is told of the caller.
+    pub forwarded: Forwarded,
     /// How long a TCP connection and its TLS handshake may take together.
     pub connect_timeout: Duration,
     /// How long the head of the response may take, from the request's sending.
@@ -137,8 +145,32 @@ pub struct Upstream {
     pub pool_idle_timeout: Duration,
     /// How many unused connections each thread keeps.
     pub pool_max_idle: usize,
+    /// How long an upgraded connection may be silent both ways; it is closed before twice that.
+    pub tunnel_idle_timeout: Duration,
     /// How many requests are forwarded at once; more are answered 503.
     pub max_in_flight: usize,
+}
+
+/// What is spoken to the API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HttpVersion {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2, and nothing else.
+    Http2,
+    /// Over TLS, HTTP/2 where the API offers it.
+    Auto,
+}
+
+/// What is added to a request to tell the API where it comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forwarded {
+    /// Nothing.
+    Off,
+    /// `X-Forwarded-For`, `-Host` and `-Proto`, `Via` and `X-Request-Id`.
+    XForwarded,
+    /// `Forwarded` (RFC 7239), `Via` and `X-Request-Id`.
+    Forwarded,
 }
 
 /// `[token]`
@@ -219,47 +251,6 @@ pub enum BodyFormat {
     Json,
     /// `application/x-www-form-urlencoded`, as RFC 6749 has it.
     Form,
-}
-
-/// A scheme, a host and a port (RFC 6454).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Origin {
-    /// Plain or over TLS.
-    pub scheme: Scheme,
-    /// A DNS name, an IPv4 address, or an IPv6 address without brackets.
-    pub host: String,
-    /// Stated, or the scheme's own.
-    pub port: u16,
-}
-
-impl Origin {
-    /// What `Host` says: the port only where it is not the scheme's own (RFC 9110 section 7.2).
-    #[must_use]
-    pub fn host_header(&self) -> HeaderValue {
-        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
-        let text = if self.port == self.scheme.default_port() { host } else { format!("{host}:{}", self.port) };
-        HeaderValue::try_from(text).expect("a URL's host and port are visible ASCII")
-    }
-}
-
-/// How an origin is spoken to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scheme {
-    /// Plain text: to loopback hosts only, unless `allow_plaintext` is set.
-    Http,
-    /// TLS.
-    Https,
-}
-
-impl Scheme {
-    /// 80 or 443.
-    #[must_use]
-    pub fn default_port(self) -> u16 {
-        match self {
-            Self::Http => 80,
-            Self::Https => 443,
-        }
-    }
 }
 
 /// Whom a TLS client believes.

@@ -1,40 +1,86 @@
 //! Connections to one origin: how one is made, and how they are kept for the next request.
 
+mod connection;
+mod dial;
 mod pool;
+mod stream;
 
-use std::{
-    io,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{io, sync::Arc, time::Duration};
 
 use rustls::{
     ClientConfig,
     pki_types::{InvalidDnsNameError, ServerName},
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpStream, lookup_host},
-    time::{Instant, timeout, timeout_at},
+    time::timeout,
 };
-use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio_rustls::TlsConnector;
 
-pub use self::pool::{Connection, Pool, PooledBody, SendError};
-use crate::{
-    config::{Origin, Scheme},
-    patience::Patience,
+use self::stream::Transport;
+pub use self::{
+    connection::{Connection, PooledBody, SendError},
+    pool::Pool,
+    stream::Stream,
 };
+use crate::config::{HttpVersion, Origin, Scheme};
+
+/// The names of the protocols in TLS (RFC 7301 section 6, RFC 9113 section 3.1).
+const ALPN_HTTP1: &[u8] = b"http/1.1";
+const ALPN_HTTP2: &[u8] = b"h2";
+
+/// What is spoken on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1: one request at a time.
+    Http1,
+    /// HTTP/2: many at once.
+    Http2,
+}
+
+/// What a request needs its connection to speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// Whatever the origin and the configuration agree on.
+    Any,
+    /// HTTP/1.1, as only that can change to another protocol (RFC 9113 section 8.6).
+    Http1,
+}
 
 /// Makes connections to one origin.
 #[derive(Clone)]
 pub struct Connector {
     host: String,
     port: u16,
-    tls: Option<(TlsConnector, ServerName<'static>)>,
+    tls: Option<Tls>,
+    http: HttpVersion,
     timeout: Duration,
     write_timeout: Duration,
+}
+
+#[derive(Clone)]
+struct Tls {
+    name: ServerName<'static>,
+    /// Offers the protocols that the configuration allows.
+    any: TlsConnector,
+    /// Offers HTTP/1.1 alone.
+    http1: TlsConnector,
+}
+
+impl Tls {
+    fn new(host: &str, tls: &ClientConfig, http: HttpVersion) -> Result<Self, InvalidDnsNameError> {
+        let offering = |protocols: &[&[u8]]| {
+            let mut tls = tls.clone();
+            tls.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+            TlsConnector::from(Arc::new(tls))
+        };
+        let any = match http {
+            HttpVersion::Http1 => offering(&[ALPN_HTTP1]),
+            HttpVersion::Http2 => offering(&[ALPN_HTTP2]),
+            HttpVersion::Auto => offering(&[ALPN_HTTP2, ALPN_HTTP1]),
+        };
+        Ok(Self { name: ServerName::try_from(host.to_owned())?, any, http1: offering(&[ALPN_HTTP1]) })
+    }
 }
 
 impl Connector {
@@ -45,55 +91,51 @@ impl Connector {
     /// When the origin's host cannot be a name in a certificate.
     pub fn new(
         origin: &Origin,
-        tls: Arc<ClientConfig>,
+        tls: &ClientConfig,
+        http: HttpVersion,
         timeout: Duration,
         write_timeout: Duration,
     ) -> Result<Self, InvalidDnsNameError> {
         let tls = match origin.scheme {
             Scheme::Http => None,
-            Scheme::Https => Some((TlsConnector::from(tls), ServerName::try_from(origin.host.clone())?)),
+            Scheme::Https => Some(Tls::new(&origin.host, tls, http)?),
         };
-        Ok(Self { host: origin.host.clone(), port: origin.port, tls, timeout, write_timeout })
+        Ok(Self { host: origin.host.clone(), port: origin.port, tls, http, timeout, write_timeout })
     }
 
-    /// Looks the name up anew and tries its addresses in turn, each for its share of the time that is left.
+    /// Looks the name up anew, and takes whichever of its addresses answers first.
     ///
     /// # Errors
     /// See [`ConnectError`].
     ///
     /// # Cancel safety
     /// Dropping the future closes what was open.
-    pub async fn connect(&self) -> Result<Stream, ConnectError> {
-        let deadline = Instant::now() + self.timeout;
-        timeout_at(deadline, self.connect_by(deadline)).await.map_err(|_| ConnectError::Timeout)?
+    pub async fn connect(&self, need: Need) -> Result<(Stream, Protocol), ConnectError> {
+        timeout(self.timeout, self.connect_anyhow(need)).await.map_err(|_| ConnectError::Timeout)?
     }
 
-    async fn connect_by(&self, deadline: Instant) -> Result<Stream, ConnectError> {
+    async fn connect_anyhow(&self, need: Need) -> Result<(Stream, Protocol), ConnectError> {
         let addresses = lookup_host((self.host.as_str(), self.port)).await.map_err(ConnectError::Resolve)?;
-        let addresses: Vec<_> = addresses.collect();
-        let mut failure = ConnectError::NoAddress;
-        for (tried, address) in addresses.iter().enumerate() {
-            let left = u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
-            let share = deadline.saturating_duration_since(Instant::now()) / left;
-            match timeout(share, TcpStream::connect(address)).await {
-                Ok(Ok(tcp)) => return self.secure(tcp).await,
-                Ok(Err(error)) => failure = ConnectError::Tcp(error),
-                Err(_elapsed) => failure = ConnectError::Timeout,
-            }
-        }
-        Err(failure)
+        let tcp = dial::any_of(addresses).await.ok_or(ConnectError::NoAddress)?.map_err(ConnectError::Tcp)?;
+        tcp.set_nodelay(true).map_err(ConnectError::Tcp)?;
+        let (transport, protocol) = self.secure(tcp, need).await?;
+        Ok((Stream::new(transport, self.write_timeout), protocol))
     }
 
-    async fn secure(&self, tcp: TcpStream) -> Result<Stream, ConnectError> {
-        tcp.set_nodelay(true).map_err(ConnectError::Tcp)?;
-        let transport = match &self.tls {
-            None => Transport::Plain(tcp),
-            Some((connector, name)) => {
-                let tls = connector.connect(name.clone(), tcp).await.map_err(ConnectError::Tls)?;
-                Transport::Tls(Box::new(tls))
-            }
+    async fn secure(&self, tcp: TcpStream, need: Need) -> Result<(Transport, Protocol), ConnectError> {
+        let Some(Tls { name, any, http1 }) = &self.tls else {
+            // Nothing is negotiated in plain text: HTTP/2 is known to be there, or it is not (RFC 9113 section 3.3).
+            let is_http2 = self.http == HttpVersion::Http2 && need == Need::Any;
+            return Ok((Transport::Plain(tcp), if is_http2 { Protocol::Http2 } else { Protocol::Http1 }));
         };
-        Ok(Stream { transport, write_patience: Patience::new(self.write_timeout) })
+        let connector = if need == Need::Http1 { http1 } else { any };
+        let tls = connector.connect(name.clone(), tcp).await.map_err(ConnectError::Tls)?;
+        let protocol = match tls.get_ref().1.alpn_protocol() {
+            Some(ALPN_HTTP2) => Protocol::Http2,
+            _ if self.http == HttpVersion::Http2 && need == Need::Any => return Err(ConnectError::NotHttp2),
+            _ => Protocol::Http1,
+        };
+        Ok((Transport::Tls(Box::new(tls)), protocol))
     }
 }
 
@@ -103,8 +145,9 @@ impl std::fmt::Debug for Connector {
             .field("host", &self.host)
             .field("port", &self.port)
             .field("tls", &self.tls.is_some())
+            .field("http", &self.http)
             .field("timeout", &self.timeout)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
@@ -123,86 +166,13 @@ pub enum ConnectError {
     /// The handshake failed: a certificate that is not believed, a protocol that is not shared.
     #[error("the TLS handshake failed")]
     Tls(#[source] io::Error),
+    /// The configuration demands HTTP/2.
+    #[error("the host does not speak HTTP/2, which `upstream.http` demands")]
+    NotHttp2,
+    /// The connection cannot be begun.
+    #[error("the host does not begin to speak HTTP")]
+    Http(#[source] hyper::Error),
     /// All of it took too long.
     #[error("connecting took too long")]
     Timeout,
-}
-
-/// A connection, plain or over TLS. A write ends with an error of kind `TimedOut` when the origin
-/// takes nothing for too long.
-#[derive(Debug)]
-pub struct Stream {
-    transport: Transport,
-    write_patience: Patience,
-}
-
-#[derive(Debug)]
-enum Transport {
-    /// To a loopback host.
-    Plain(TcpStream),
-    /// Boxed, as its state is large and connections are passed around.
-    Tls(Box<TlsStream<TcpStream>>),
-}
-
-/// Calls the same function on either transport.
-macro_rules! on_transport {
-    ($stream:expr, $tcp:ident => $call:expr) => {
-        match &mut $stream.transport {
-            Transport::Plain($tcp) => {
-                let $tcp = Pin::new($tcp);
-                $call
-            }
-            Transport::Tls($tcp) => {
-                let $tcp = Pin::new($tcp.as_mut());
-                $call
-            }
-        }
-    };
-}
-
-impl Stream {
-    fn patiently<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if written.is_ready() {
-            self.write_patience.progressed();
-            return written;
-        }
-        self.write_patience.poll_over(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
-    }
-}
-
-impl AsyncRead for Stream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        on_transport!(self, io => io.poll_read(cx, buf))
-    }
-}
-
-impl AsyncWrite for Stream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let written = on_transport!(self, io => io.poll_write(cx, buf));
-        self.patiently(cx, written)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = on_transport!(self, io => io.poll_write_vectored(cx, bufs));
-        self.patiently(cx, written)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        match &self.transport {
-            Transport::Plain(tcp) => tcp.is_write_vectored(),
-            Transport::Tls(tls) => tls.is_write_vectored(),
-        }
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        on_transport!(self, io => io.poll_flush(cx))
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        on_transport!(self, io => io.poll_shutdown(cx))
-    }
 }

@@ -18,6 +18,7 @@ pub mod app;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod executor;
 pub mod http_client;
 pub mod listener;
 pub mod metrics;

@@ -1,26 +1,49 @@
 //! The ports that the sidecar opens: accepting, a bound on connections, and their drain.
 
 mod caller;
+mod places;
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, io, net::SocketAddr, time::Duration};
 
 use http::{Request, Response};
 use http_body::Body;
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::TokioIo;
-use tokio::{
-    net::{TcpListener, TcpSocket, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::conn::auto,
 };
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
-pub use self::caller::RequestBody;
-use self::caller::{Watch, WatchedStream};
-use crate::{config::Config, shutdown::Drain};
+pub use self::{
+    caller::{Answer, RequestBody},
+    places::{Places, SURPLUS},
+};
+use self::{
+    caller::{Watch, WatchedStream},
+    places::{Place, Row},
+};
+use crate::{config::Config, executor::Local, report::Report, shutdown::Drain};
 
 /// How many connections the kernel completes before they are accepted.
 const BACKLOG: u32 = 1_024;
 /// How long to wait when the process has run out of descriptors or memory: others may be given back by then.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long a connection beyond the limit may take to say what is to be refused.
+const SURPLUS_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Requests at once on one HTTP/2 connection.
+const MAX_STREAMS: u32 = 128;
+/// What a caller may send ahead over HTTP/2 before it is read: for one request, and for a connection. In bytes.
+const STREAM_WINDOW: u32 = 256 * 1_024;
+const CONNECTION_WINDOW: u32 = 1_024 * 1_024;
+/// How much of an answer is buffered for a request over HTTP/2, in bytes.
+const SEND_BUFFER: usize = 256 * 1_024;
+/// Requests that a caller may reset before they are looked at; one more ends the connection
+/// ("rapid reset", CVE-2023-44487).
+const MAX_PENDING_RESETS: usize = 20;
+/// How often a caller over HTTP/2 with requests under way is asked whether it is still there, and
+/// how long it may take to say so.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
 
 /// A port cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -69,21 +92,25 @@ impl Listener {
     }
 
     /// Accepts connections and gives each to `take`, until the drain begins; then closes the port.
-    /// While all places are taken, connections wait in the kernel's queue.
+    ///
+    /// Once all places are taken, a few more connections are given out [as surplus](Accepted::is_surplus);
+    /// any beyond those are closed at once.
     ///
     /// # Errors
     /// When the runtime cannot watch the port. An error of a single connection is no error here.
     pub async fn accept(self, mut drain: Drain, mut take: impl FnMut(Accepted)) -> io::Result<()> {
         let tcp = TcpListener::from_std(self.tcp)?;
         loop {
-            let accepted = async { (self.places.take().await, tcp.accept().await) };
-            let (place, accepted) = tokio::select! {
+            let accepted = tokio::select! {
                 biased;
                 () = drain.begun() => return Ok(()),
-                accepted = accepted => accepted,
+                accepted = tcp.accept() => accepted,
             };
             match accepted {
-                Ok((stream, peer)) => take(Accepted { stream, peer, place }),
+                Ok((stream, peer)) => match self.places.take() {
+                    Some(place) => take(Accepted { stream, peer, place }),
+                    None => tracing::debug!(%peer, "a connection was closed: there are too many even to say so"),
+                },
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
                     tracing::warn!(%error, "no connection can be accepted at the moment");
@@ -102,38 +129,12 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     )
 }
 
-/// A bounded number of connections, counted over all threads.
-#[derive(Clone, Debug)]
-pub struct Places {
-    free: Arc<Semaphore>,
-    all: u32,
-}
-
-impl Places {
-    fn new(max_connections: usize) -> Self {
-        let all = u32::try_from(max_connections).unwrap_or(u32::MAX);
-        Self { free: Arc::new(Semaphore::new(max_connections)), all }
-    }
-
-    async fn take(&self) -> OwnedSemaphorePermit {
-        Arc::clone(&self.free).acquire_owned().await.expect("the semaphore is never closed")
-    }
-
-    /// Completes once no connection is left. Only of use when no more are accepted.
-    ///
-    /// # Cancel safety
-    /// Dropping the future changes nothing.
-    pub async fn all_free(&self) {
-        let _ = self.free.acquire_many(self.all).await;
-    }
-}
-
 /// A connection that has a place; dropping it closes the one and frees the other.
 #[derive(Debug)]
 pub struct Accepted {
     stream: TcpStream,
     peer: SocketAddr,
-    place: OwnedSemaphorePermit,
+    place: Place,
 }
 
 /// What a connection may take.
@@ -147,6 +148,17 @@ pub struct HttpLimits {
     pub write_timeout: Duration,
     /// The largest head of a request, in bytes; at least 8 KiB.
     pub max_header_bytes: usize,
+    /// Whether callers are served that close their own side after a request.
+    pub half_close: HalfClose,
+}
+
+/// What it means that a caller closes its side of the connection before it has its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HalfClose {
+    /// It has gone away: its request ends.
+    Gone,
+    /// It sends no more, and waits.
+    Waiting,
 }
 
 /// A connection on its way to the runtime of another thread.
@@ -154,7 +166,7 @@ pub struct HttpLimits {
 pub struct Detached {
     stream: std::net::TcpStream,
     peer: SocketAddr,
-    place: OwnedSemaphorePermit,
+    place: Place,
 }
 
 impl Detached {
@@ -177,11 +189,48 @@ impl HttpLimits {
             header_timeout: listen.header_timeout,
             write_timeout: config.upstream.idle_body_timeout,
             max_header_bytes: listen.max_header_bytes,
+            half_close: if listen.half_close { HalfClose::Waiting } else { HalfClose::Gone },
         }
+    }
+
+    /// For connections that are only there to be refused: less time for everything.
+    fn surplus(self) -> Self {
+        let shorter = |timeout: Duration| timeout.min(SURPLUS_PATIENCE);
+        Self {
+            idle_timeout: shorter(self.idle_timeout),
+            header_timeout: shorter(self.header_timeout),
+            write_timeout: shorter(self.write_timeout),
+            ..self
+        }
+    }
+
+    /// Both protocols on one port, told apart by the first bytes (RFC 9113 section 3.3).
+    fn builder(&self) -> auto::Builder<Local> {
+        let mut builder = auto::Builder::new(Local);
+        builder.http1().max_buf_size(self.max_header_bytes).half_close(self.half_close == HalfClose::Waiting);
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(MAX_STREAMS)
+            // It bounds what comes in CONTINUATION frames too.
+            .max_header_list_size(u32::try_from(self.max_header_bytes).unwrap_or(u32::MAX))
+            .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_send_buf_size(SEND_BUFFER)
+            .keep_alive_interval(PING_INTERVAL)
+            .keep_alive_timeout(PING_INTERVAL);
+        builder
     }
 }
 
 impl Accepted {
+    /// Returns true if all places were taken: its requests are to be refused.
+    #[must_use]
+    pub fn is_surplus(&self) -> bool {
+        self.place.row() == Row::Surplus
+    }
+
     /// Takes it from the current runtime.
     ///
     /// # Errors
@@ -190,29 +239,31 @@ impl Accepted {
         Ok(Detached { stream: self.stream.into_std()?, peer: self.peer, place: self.place })
     }
 
-    /// Serves HTTP/1.1 until the connection ends or, once the drain has begun, the current request
-    /// is answered.
+    /// Serves HTTP/1.1, or HTTP/2 to callers that begin with it, until the connection ends or, once
+    /// the drain has begun, the requests under way are answered. An upgraded connection goes on
+    /// without this, and keeps its place.
     pub async fn serve<F, B>(self, limits: HttpLimits, mut drain: Drain, handle: impl Fn(Request<RequestBody>) -> F)
     where
-        F: Future<Output = Response<B>>,
+        F: Future<Output = Response<B>> + 'static,
         B: Body + Unpin + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let Self { stream, peer, place: _place } = self;
+        let limits = if self.is_surplus() { limits.surplus() } else { limits };
+        let Self { stream, peer, place } = self;
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%peer, %error, "a connection was gone before it could be served");
             return;
         }
-        let watch = Watch::new();
+        let watch = Watch::new(peer, place);
         let stream = WatchedStream::new(stream, watch.clone(), &limits);
         let service = service_fn(|request: Request<Incoming>| {
             let (head, body) = request.into_parts();
-            let (body, open) = watch.request(body);
+            let (body, open) = watch.request(body, head.version);
             let answer = handle(Request::from_parts(head, body));
-            async { Ok::<_, std::convert::Infallible>(answer.await.map(|body| open.with(body))) }
+            async { Ok::<_, Infallible>(answer.await.map(|body| open.with(body))) }
         });
-        let connection =
-            http1::Builder::new().max_buf_size(limits.max_header_bytes).serve_connection(TokioIo::new(stream), service);
+        let builder = limits.builder();
+        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
         tokio::pin!(connection);
         let ended = tokio::select! {
             biased;
@@ -223,7 +274,7 @@ impl Accepted {
             }
         };
         if let Err(error) = ended {
-            tracing::debug!(%peer, error = %crate::report::Report(&error), "a connection ended early");
+            tracing::debug!(%peer, error = %Report(error.as_ref()), "a connection ended early");
         }
     }
 }

@@ -3,32 +3,38 @@
 mod access;
 mod body;
 mod error;
+mod expect;
+mod forwarded;
 mod headers;
 mod in_flight;
+mod outbound;
 mod replay;
 mod target;
+mod upgrade;
 mod verdict;
 
-use std::{cell::Cell, mem, time::Duration};
+use std::{cell::Cell, time::Duration};
 
-use http::{
-    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header::AUTHORIZATION, request::Parts,
-};
+use http::{Request, Response, StatusCode, Version, request::Parts};
+use http_body::Body;
 use prometheus_client::metrics::{counter::Counter, family::Family};
 use tokio::time::{Instant, timeout_at};
 
 use self::{
     access::AccessLog,
     body::{Upload, UploadWatch},
+    expect::Gate,
     in_flight::InFlightLimit,
+    outbound::{Api, Outbound},
     replay::ReplayMemory,
+    upgrade::Upgrade,
     verdict::Verdict,
 };
 pub use self::{body::ResponseBody, error::ProxyError};
 use crate::{
     clock::{Clock, Moment},
-    config::Config,
-    http_client::{Connector, Pool, SendError},
+    config::{Config, Forwarded},
+    http_client::{Connector, Pool, PooledBody, SendError},
     listener::RequestBody,
     metrics::{Rejection, TokenMetrics},
     token::{Bearer, FollowUp, Renewal, Replay, TokenCell},
@@ -40,9 +46,11 @@ pub struct Proxy {
     pool: Pool<Upload>,
     pool_idle_timeout: Duration,
     prefix: String,
-    host: HeaderValue,
+    api: Api,
+    forwarded: Forwarded,
     response_timeout: Duration,
     idle_body_timeout: Duration,
+    tunnel_idle_timeout: Duration,
     in_flight: InFlightLimit,
     access: AccessLog,
     rejection_statuses: Vec<StatusCode>,
@@ -73,25 +81,6 @@ impl Limits {
     }
 }
 
-/// A request as it is sent to the API, but for its body and token.
-#[derive(Debug)]
-struct Outbound {
-    method: Method,
-    target: Uri,
-    headers: HeaderMap,
-}
-
-impl Outbound {
-    fn with(&self, body: Upload) -> Request<Upload> {
-        let mut request = Request::new(body);
-        *request.method_mut() = self.method.clone();
-        *request.uri_mut() = self.target.clone();
-        *request.version_mut() = Version::HTTP_11;
-        *request.headers_mut() = self.headers.clone();
-        request
-    }
-}
-
 impl Proxy {
     /// `limits` are shared by the proxies of all threads.
     #[must_use]
@@ -108,9 +97,11 @@ impl Proxy {
             pool: Pool::new(connector, config.upstream.pool_max_idle),
             pool_idle_timeout: config.upstream.pool_idle_timeout,
             prefix: config.upstream.prefix.clone(),
-            host: config.upstream.origin.host_header(),
+            api: Api::new(&config.upstream.origin),
+            forwarded: config.upstream.forwarded,
             response_timeout: config.upstream.response_timeout,
             idle_body_timeout: config.upstream.idle_body_timeout,
+            tunnel_idle_timeout: config.upstream.tunnel_idle_timeout,
             in_flight: limits.in_flight,
             access: AccessLog::new(config.log.access),
             rejection_statuses: config.token.rejection_statuses.clone(),
@@ -140,6 +131,16 @@ impl Proxy {
         outcome.unwrap_or_else(|error| error.response())
     }
 
+    /// Answers a request on a connection that is one too many.
+    #[must_use]
+    pub fn refuse(&self, request: Request<RequestBody>) -> Response<ResponseBody> {
+        let (head, _) = request.into_parts();
+        let error = ProxyError::Crowded;
+        let answer = error.response();
+        self.access.log(&head, &Err(error), || Duration::ZERO);
+        answer
+    }
+
     async fn forward(
         &self,
         head: &mut Parts,
@@ -152,11 +153,19 @@ impl Proxy {
         // Before the body is polled: a caller that waits for `100 Continue` does not send it in vain.
         let bearer = self.bearer(now).await?;
 
-        let mut headers = mem::take(&mut head.headers);
-        headers::to_upstream(&mut headers, &self.host);
-        let outbound = Outbound { method: head.method.clone(), target, headers };
-        let (upload, watch) = Upload::new(body, self.idle_body_timeout, &self.replay_memory);
+        let peer = body.peer();
+        let (upgrade, (upload, watch)) = match Upgrade::take(head, body) {
+            Ok(upgrade) => (Some(upgrade), Upload::once()),
+            Err(body) => (None, self.upload(head, body)),
+        };
+        headers::to_upstream(&mut head.headers);
+        forwarded::introduce(self.forwarded, head, peer);
+        let mut outbound = Outbound { api: &self.api, method: &head.method, target, headers: &head.headers, upgrade };
         let (generation, response) = self.send(&outbound, upload, &watch, bearer).await?;
+        if upgrade::is_switch(response.status()) {
+            let (upgrade, protocol) = outbound.granted(response.headers()).ok_or(ProxyError::Malformed)?;
+            return upgrade.switch(response, protocol, self.tunnel_idle_timeout, in_flight);
+        }
         let response = match self.judge(&outbound, response).await {
             Verdict::Answer(response) => {
                 self.note(generation, response.status());
@@ -167,49 +176,75 @@ impl Proxy {
         Ok(response.map(|body| body.counted(in_flight)))
     }
 
+    fn upload(&self, head: &mut Parts, body: RequestBody) -> (Upload, UploadWatch) {
+        let waits = expect::take(&mut head.headers, head.version, !body.is_end_stream());
+        Upload::new(body, waits.then(Gate::new), self.idle_body_timeout, &self.replay_memory)
+    }
+
     /// Sends a request, stamped with the token as late as possible. Returns the generation that it went out with.
+    ///
+    /// A request that the API surely has not processed is sent once more; and so is one that changes
+    /// nothing, if the API closed an idle connection, most likely just as the request was sent on it
+    /// (RFC 9110 section 9.2.2).
     async fn send(
         &self,
-        outbound: &Outbound,
-        body: Upload,
+        outbound: &Outbound<'_>,
+        mut body: Upload,
         watch: &UploadWatch,
         mut bearer: Bearer,
     ) -> Result<(u64, Response<ResponseBody>), ProxyError> {
-        let mut request = outbound.with(body);
-        let mut may_repeat = outbound.method.is_safe();
-        let mut connection = self.pool.checkout().await?;
+        let mut connection = self.pool.checkout(outbound.need()).await?;
+        let mut is_first = true;
         loop {
-            if connection.is_new() {
+            let is_new = connection.is_new();
+            if is_new {
                 // Connecting took its time, in which the token may have expired.
                 bearer = self.bearer(self.clock.now()).await?;
-                may_repeat = false;
             }
-            request.headers_mut().insert(AUTHORIZATION, bearer.authorization.clone());
-            match self.head_of(connection.send(request), watch).await? {
-                Ok(response) => {
-                    headers::check_answer(response.status(), response.headers())?;
-                    let mut response = response.map(|body| ResponseBody::api(body, self.idle_body_timeout));
-                    headers::to_client(response.headers_mut());
-                    *response.version_mut() = Version::HTTP_11;
-                    return Ok((bearer.generation, response));
+            let request = outbound.request(body, connection.protocol(), &bearer);
+            let failure = match self.head_of(connection.send(request), watch).await? {
+                Ok(response) => return Ok((bearer.generation, self.receive(response, watch)?)),
+                Err(failure) => failure,
+            };
+            let may_repeat = match &failure {
+                SendError::Unsent(_) => true,
+                SendError::Refused(_) => is_first,
+                SendError::Closed(_) => is_first && !is_new && outbound.method.is_safe(),
+                SendError::Stalled(_) | SendError::Broken(_) => false,
+            };
+            body = match failure {
+                SendError::Unsent(unsent) => *unsent,
+                SendError::Refused(error) | SendError::Closed(error) | SendError::Broken(error) => {
+                    let again = watch.again().filter(|_| may_repeat);
+                    again.ok_or_else(|| ProxyError::broken(error, watch.fault()))?
                 }
-                Err(SendError::Unsent(unsent)) => request = *unsent,
-                // Most likely the API closed the idle connection as the request was sent on it. One
-                // that changes nothing is sent once more (RFC 9110 section 9.2.2).
-                Err(SendError::Closed(error)) => match watch.again().filter(|_| may_repeat) {
-                    Some(body) => request = outbound.with(body),
-                    None => return Err(error.into()),
-                },
-                Err(SendError::Broken(error)) => return Err(error.into()),
-            }
-            // Not an idle one again: the API may have closed them all. So this is the last round.
-            connection = self.pool.connect().await?;
+                SendError::Stalled(error) => return Err(ProxyError::Stalled(error)),
+            };
+            // Not an idle one again: the API may have closed them all.
+            connection = self.pool.connect(outbound.need()).await?;
+            is_first = false;
         }
     }
 
-    async fn judge(&self, outbound: &Outbound, response: Response<ResponseBody>) -> Verdict {
+    /// Makes the API's answer one of ours.
+    fn receive(
+        &self,
+        response: Response<PooledBody<Upload>>,
+        watch: &UploadWatch,
+    ) -> Result<Response<ResponseBody>, ProxyError> {
+        headers::check_answer(response.headers())?;
+        let withheld = watch.answered();
+        let mut response = response.map(|body| ResponseBody::api(body, self.idle_body_timeout, withheld));
+        if !upgrade::is_switch(response.status()) {
+            headers::to_client(response.headers_mut());
+        }
+        *response.version_mut() = Version::HTTP_11;
+        Ok(response)
+    }
+
+    async fn judge(&self, outbound: &Outbound<'_>, response: Response<ResponseBody>) -> Verdict {
         if self.rejection_statuses.contains(&response.status()) {
-            verdict::judge(response, &outbound.method).await
+            verdict::judge(response, outbound.method).await
         } else {
             Verdict::Answer(response)
         }
@@ -219,7 +254,7 @@ impl Proxy {
     /// and that is safe. Otherwise the rejection is the answer.
     async fn replay(
         &self,
-        outbound: &Outbound,
+        outbound: &Outbound<'_>,
         watch: &UploadWatch,
         generation: u64,
         rejection: Response<ResponseBody>,

@@ -20,13 +20,13 @@ pub enum TlsError {
     Settings(#[source] rustls::Error),
 }
 
-/// The configuration for one origin: TLS 1.2 and 1.3, the authorities of `trust`, HTTP/1.1 by ALPN.
+/// The configuration for one origin: TLS 1.2 and 1.3, and the authorities of `trust`.
 ///
 /// Sessions are resumed within the process; nothing of them is stored.
 ///
 /// # Errors
 /// When no authority would be believed, or a certificate of `ca_file` is unusable.
-pub fn client_config(trust: &Trust) -> Result<Arc<ClientConfig>, TlsError> {
+pub fn client_config(trust: &Trust) -> Result<ClientConfig, TlsError> {
     let mut roots = RootCertStore::empty();
     match trust.roots {
         Roots::Bundled => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
@@ -42,11 +42,10 @@ pub fn client_config(trust: &Trust) -> Result<Arc<ClientConfig>, TlsError> {
     for certificate in &trust.extra {
         roots.add(certificate.clone()).map_err(TlsError::Authority)?;
     }
-    let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
         .map_err(TlsError::Settings)?
         .with_root_certificates(roots)
         .with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
+    Ok(config)
 }

@@ -101,10 +101,11 @@ fn work(
         let proxy = Rc::new(new_proxy());
         spawn_local(proxy.sweeps_pool());
         let serve = |accepted: Accepted| {
-            let (proxy, drain) = (Rc::clone(&proxy), drain.clone());
-            spawn_local(async move {
-                accepted.serve(limits, drain, |request| proxy.handle(request)).await;
-            });
+            let (proxy, drain, is_surplus) = (Rc::clone(&proxy), drain.clone(), accepted.is_surplus());
+            spawn_local(accepted.serve(limits, drain, move |request| {
+                let proxy = Rc::clone(&proxy);
+                async move { if is_surplus { proxy.refuse(request) } else { proxy.handle(request).await } }
+            }));
         };
         match source {
             Source::Port(port, lanes) => {

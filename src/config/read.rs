@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use tracing::level_filters::LevelFilter;
 
 use super::{
-    AccessLog, Admin, BodyFormat, ClientAuth, Config, ConfigError, Entry, Gate, Grant, Listen, Log, LogFormat, Roots,
-    Sandbox, Shutdown, Token, Trust, Upstream,
+    AccessLog, Admin, BodyFormat, ClientAuth, Config, ConfigError, Entry, Forwarded, Gate, Grant, HttpVersion, Listen,
+    Log, LogFormat, Roots, Sandbox, Shutdown, Token, Trust, Upstream,
     source::Source,
     url::{Url, base_url, url},
     values::{
@@ -19,6 +19,10 @@ use super::{
 use crate::secret::SecretSource;
 
 const ROOTS: &[(&str, Roots)] = &[("bundled", Roots::Bundled), ("system", Roots::System)];
+const HTTP_VERSIONS: &[(&str, HttpVersion)] =
+    &[("1.1", HttpVersion::Http1), ("2", HttpVersion::Http2), ("auto", HttpVersion::Auto)];
+const FORWARDED: &[(&str, Forwarded)] =
+    &[("off", Forwarded::Off), ("x-forwarded", Forwarded::XForwarded), ("forwarded", Forwarded::Forwarded)];
 const GATES: &[(&str, Gate)] = &[("token", Gate::Token), ("serving", Gate::Serving)];
 
 /// Reads every key, in the order of the reference.
@@ -49,6 +53,7 @@ fn listen(s: &mut Source) -> Listen {
         idle_timeout: s.value("listen.idle_timeout", "75s", duration("100ms", "1h")),
         header_timeout: s.value("listen.header_timeout", "10s", duration("100ms", "5m")),
         max_header_bytes: s.value("listen.max_header_bytes", "32KiB", size("8KiB", "1MiB")),
+        half_close: s.value("listen.half_close", "false", boolean),
     };
     let allow_non_loopback = s.value("listen.allow_non_loopback", "false", boolean);
     if !listen.address.ip().to_canonical().is_loopback() && !allow_non_loopback {
@@ -74,11 +79,14 @@ fn upstream(s: &mut Source) -> Upstream {
             roots: s.value("upstream.roots", "bundled", word(ROOTS)),
             extra: s.optional("upstream.ca_file", certificates).unwrap_or_default(),
         },
+        http: s.value("upstream.http", "1.1", word(HTTP_VERSIONS)),
+        forwarded: s.value("upstream.forwarded", "off", word(FORWARDED)),
         connect_timeout: s.value("upstream.connect_timeout", "3s", duration("100ms", "60s")),
         response_timeout: s.value("upstream.response_timeout", "60s", duration("100ms", "1h")),
         idle_body_timeout: s.value("upstream.idle_body_timeout", "60s", duration("100ms", "1h")),
         pool_idle_timeout: s.value("upstream.pool_idle_timeout", "60s", duration("100ms", "1h")),
         pool_max_idle: s.value("upstream.pool_max_idle", "64", integer(0..=65_536)),
+        tunnel_idle_timeout: s.value("upstream.tunnel_idle_timeout", "10m", duration("100ms", "24h")),
         max_in_flight: s.value("upstream.max_in_flight", "1024", integer(1..=65_536)),
     }
 }

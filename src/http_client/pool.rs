@@ -1,37 +1,56 @@
-//! Idle HTTP/1.1 connections of one runtime thread, the most recently used first.
+//! The connections of one runtime thread: idle ones over HTTP/1.1, the most recently used first, and
+//! shared ones over HTTP/2.
 //!
 //! A pool belongs to its thread, so that taking and returning a connection needs no lock; a
 //! connection comes back by itself when the response's body has been read to its end and dropped.
 
 use std::{
     cell::{Cell, RefCell},
-    error::Error,
-    io,
+    future::poll_fn,
     pin::Pin,
     rc::Rc,
-    task::{Context, Poll, ready},
     time::Duration,
 };
 
-use bytes::Bytes;
-use http::{Request, Response};
-use http_body::{Body, Frame, SizeHint};
-use hyper::{body::Incoming, client::conn::http1};
-use hyper_util::rt::TokioIo;
+use http_body::Body;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{sync::Semaphore, task::spawn_local};
 
-use super::{ConnectError, Connector};
+use super::{
+    ConnectError, Connector, Need, Protocol, Stream,
+    connection::{Carrier, Connection, Origin, Ticket},
+};
+use crate::{config::HttpVersion, executor::Local};
+
+/// What the API may send ahead over HTTP/2 before the caller reads it: for one response, and for a
+/// connection. In bytes: at 50 ms away, 20 MB a second for one, 80 for all.
+const STREAM_WINDOW: u32 = 1_024 * 1_024;
+const CONNECTION_WINDOW: u32 = 4 * 1_024 * 1_024;
+/// How much of an upload is buffered for a request over HTTP/2, in bytes.
+const SEND_BUFFER: usize = 256 * 1_024;
+/// The largest head of a response over HTTP/2, in bytes.
+const MAX_HEAD: u32 = 64 * 1_024;
+/// How often an HTTP/2 connection with requests under way is asked whether it is still there, and how
+/// long the API may take to say so.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The connections to one origin, with request bodies of type `B`.
 #[derive(Debug)]
 pub struct Pool<B> {
     connector: Connector,
+    /// What the origin spoke last; `None` while that is not known.
+    protocol: Cell<Option<Protocol>>,
+    /// One at a time makes a connection that the others may share.
+    turns: Semaphore,
     shelf: Rc<Shelf<B>>,
 }
 
-/// Where idle connections lie.
+/// Where connections lie.
 #[derive(Debug)]
-struct Shelf<B> {
+pub(super) struct Shelf<B> {
     idle: RefCell<Vec<Idle<B>>>,
+    multiplexed: RefCell<Vec<Rc<Multiplexed<B>>>>,
     /// Counts the sweeps: an age without a clock read per request.
     sweep: Cell<u64>,
     max_idle: usize,
@@ -43,60 +62,109 @@ struct Idle<B> {
     since_sweep: u64,
 }
 
+/// An HTTP/2 connection.
+#[derive(Debug)]
+pub(super) struct Multiplexed<B> {
+    pub(super) sender: http2::SendRequest<B>,
+    /// Requests on it.
+    pub(super) streams: Cell<usize>,
+    /// Set when the origin says goodbye.
+    pub(super) retired: Cell<bool>,
+    /// As many as the origin allows.
+    max_streams: Rc<Cell<usize>>,
+    /// Since the last sweep.
+    pub(super) was_used: Cell<bool>,
+    used_by_sweep: Cell<u64>,
+}
+
 impl<B> Pool<B>
 where
-    B: Body + 'static,
+    B: Body + Unpin + 'static,
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    /// An empty pool that keeps at most `max_idle` connections.
+    /// An empty pool that keeps at most `max_idle` connections that serve one request at a time.
     #[must_use]
     pub fn new(connector: Connector, max_idle: usize) -> Self {
-        let shelf = Shelf { idle: RefCell::default(), sweep: Cell::new(0), max_idle };
-        Self { connector, shelf: Rc::new(shelf) }
+        let shelf = Shelf { idle: RefCell::default(), multiplexed: RefCell::default(), sweep: Cell::new(0), max_idle };
+        let protocol = match connector.http {
+            HttpVersion::Http1 => Some(Protocol::Http1),
+            HttpVersion::Http2 => Some(Protocol::Http2),
+            HttpVersion::Auto => None,
+        };
+        Self { connector, protocol: Cell::new(protocol), turns: Semaphore::new(1), shelf: Rc::new(shelf) }
     }
 
-    /// An idle connection, or a new one. Must be called within a [`tokio::runtime::LocalRuntime`].
+    /// A connection that is there, or a new one. Must be called within a [`tokio::runtime::LocalRuntime`].
     ///
     /// # Errors
-    /// When there is no idle connection and no new one can be made.
+    /// When there is none and no new one can be made.
     ///
     /// # Cancel safety
     /// Dropping the future closes a connection that was being made.
-    pub async fn checkout(&self) -> Result<Connection<B>, ConnectError> {
-        while let Some(sender) = self.shelf.take() {
-            if !sender.is_ready() {
-                // The task that drives it may not have had its turn since the last response.
-                tokio::task::yield_now().await;
-            }
-            // Still not ready: the API closed it, or it is busy with an upload that was answered early.
-            if sender.is_ready() {
-                return Ok(self.hand_out(sender, Origin::Pool));
+    pub async fn checkout(&self, need: Need) -> Result<Connection<B>, ConnectError> {
+        if self.speaks(need) == Some(Protocol::Http1) {
+            while let Some(sender) = self.shelf.take() {
+                if !sender.is_ready() {
+                    // The task that drives it may not have had its turn since the last response.
+                    tokio::task::yield_now().await;
+                }
+                // Still not ready: the API closed it, or it is busy with an upload that was answered early.
+                if sender.is_ready() {
+                    return Ok(self.hand_out(Carrier::Http1(sender), Origin::Pool));
+                }
             }
         }
-        self.connect().await
+        self.connect(need).await
     }
 
-    /// A new connection, whatever lies idle. Must be called within a [`tokio::runtime::LocalRuntime`].
+    /// A connection that has not lain idle: a new one, or over HTTP/2 one that is believed to be
+    /// alive. Must be called within a [`tokio::runtime::LocalRuntime`].
     ///
     /// # Errors
     /// When none can be made.
     ///
     /// # Cancel safety
     /// Dropping the future closes a connection that was being made.
-    pub async fn connect(&self) -> Result<Connection<B>, ConnectError> {
-        let stream = self.connector.connect().await?;
-        let (sender, driver) =
-            http1::handshake(TokioIo::new(stream)).await.map_err(|error| ConnectError::Tcp(io::Error::other(error)))?;
-        tokio::task::spawn_local(async move {
-            // Whoever waits for a response is told of the error by its sender.
-            let _ = driver.await;
-        });
-        Ok(self.hand_out(sender, Origin::New))
+    pub async fn connect(&self, need: Need) -> Result<Connection<B>, ConnectError> {
+        if self.speaks(need) == Some(Protocol::Http1) {
+            return self.open(need).await;
+        }
+        if let Some(ticket) = self.shelf.ticket() {
+            return Ok(self.hand_out(Carrier::Http2(ticket), Origin::Pool));
+        }
+        let shared = async {
+            let turn = self.turns.acquire().await.expect("the semaphore is never closed");
+            // Whoever had the turn before may have made it, or found that there is nothing to share.
+            if let Some(ticket) = self.shelf.ticket() {
+                return Ok(self.hand_out(Carrier::Http2(ticket), Origin::New));
+            }
+            if self.speaks(need) == Some(Protocol::Http1) {
+                drop(turn);
+            }
+            self.open(need).await
+        };
+        tokio::time::timeout(self.connector.timeout, shared).await.map_err(|_| ConnectError::Timeout)?
     }
 
-    fn hand_out(&self, sender: http1::SendRequest<B>, origin: Origin) -> Connection<B> {
-        Connection { sender, origin, home: Rc::clone(&self.shelf) }
+    async fn open(&self, need: Need) -> Result<Connection<B>, ConnectError> {
+        let (stream, protocol) = self.connector.connect(need).await?;
+        if need == Need::Any {
+            self.protocol.set(Some(protocol));
+        }
+        let carrier = match protocol {
+            Protocol::Http1 => Carrier::Http1(http1_sender(stream).await?),
+            Protocol::Http2 => Carrier::Http2(self.shelf.share(http2_sender(stream).await?)),
+        };
+        Ok(self.hand_out(carrier, Origin::New))
+    }
+
+    fn speaks(&self, need: Need) -> Option<Protocol> {
+        if need == Need::Http1 { Some(Protocol::Http1) } else { self.protocol.get() }
+    }
+
+    fn hand_out(&self, carrier: Carrier<B>, origin: Origin) -> Connection<B> {
+        Connection { carrier, origin, home: Rc::clone(&self.shelf) }
     }
 
     /// Closes idle connections before they are `timeout` old. Never completes; to be spawned once a pool.
@@ -111,135 +179,106 @@ where
     }
 }
 
+async fn http1_sender<B>(stream: Stream) -> Result<http1::SendRequest<B>, ConnectError>
+where
+    B: Body + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let (sender, driver) = http1::handshake(TokioIo::new(stream)).await.map_err(ConnectError::Http)?;
+    spawn_local(async move {
+        // Whoever waits for a response is told of the error by its sender.
+        let _ = driver.with_upgrades().await;
+    });
+    Ok(sender)
+}
+
+/// The sender, and how many streams the origin allows: what it says of that may change at any time.
+async fn http2_sender<B>(stream: Stream) -> Result<(http2::SendRequest<B>, Rc<Cell<usize>>), ConnectError>
+where
+    B: Body + Unpin + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let (sender, mut driver) = http2::Builder::new(Local)
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
+        .max_header_list_size(MAX_HEAD)
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_INTERVAL)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(ConnectError::Http)?;
+    let max_streams = Rc::new(Cell::new(driver.current_max_send_streams()));
+    let newest = Rc::clone(&max_streams);
+    spawn_local(async move {
+        let driven = poll_fn(|cx| {
+            let ended = Pin::new(&mut driver).poll(cx);
+            if ended.is_pending() {
+                newest.set(driver.current_max_send_streams());
+            }
+            ended
+        });
+        // As above.
+        let _ = driven.await;
+    });
+    Ok((sender, max_streams))
+}
+
 impl<B> Shelf<B> {
     fn take(&self) -> Option<http1::SendRequest<B>> {
         self.idle.borrow_mut().pop().map(|idle| idle.sender)
     }
 
-    fn put(&self, sender: http1::SendRequest<B>) {
+    pub(super) fn put(&self, carrier: Carrier<B>) {
+        // A stream's ticket needs no more than to be dropped.
+        let Carrier::Http1(sender) = carrier else { return };
         let mut idle = self.idle.borrow_mut();
         if idle.len() < self.max_idle && !sender.is_closed() {
             idle.push(Idle { sender, since_sweep: self.sweep.get() });
         }
     }
 
-    /// Drops what lies here since before the last sweep: idle for one to two intervals.
+    fn share(&self, (sender, max_streams): (http2::SendRequest<B>, Rc<Cell<usize>>)) -> Ticket<B> {
+        let connection = Rc::new(Multiplexed {
+            sender,
+            streams: Cell::new(0),
+            retired: Cell::new(false),
+            max_streams,
+            was_used: Cell::new(false),
+            used_by_sweep: Cell::new(self.sweep.get()),
+        });
+        let ticket = Ticket::of(&connection);
+        self.multiplexed.borrow_mut().push(connection);
+        ticket
+    }
+
+    /// A stream of a connection that has one left.
+    fn ticket(&self) -> Option<Ticket<B>> {
+        let mut connections = self.multiplexed.borrow_mut();
+        connections.retain(|connection| !connection.retired.get() && !connection.sender.is_closed());
+        connections.iter().find(|connection| connection.has_room()).map(Ticket::of)
+    }
+
+    /// Drops what has lain here since before the last sweep: idle for one to two intervals.
     fn sweep(&self) {
         let this = self.sweep.get() + 1;
         self.sweep.set(this);
         self.idle.borrow_mut().retain(|idle| idle.since_sweep + 1 >= this && !idle.sender.is_closed());
-    }
-}
-
-/// Whether a connection has served before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Origin {
-    New,
-    Pool,
-}
-
-/// A connection for one request.
-#[derive(Debug)]
-pub struct Connection<B> {
-    sender: http1::SendRequest<B>,
-    origin: Origin,
-    home: Rc<Shelf<B>>,
-}
-
-impl<B: Body + 'static> Connection<B> {
-    /// Returns true if it was made for this request, which took its time.
-    #[must_use]
-    pub fn is_new(&self) -> bool {
-        self.origin == Origin::New
-    }
-
-    /// Sends the request and waits for the head of its response.
-    ///
-    /// # Errors
-    /// When the connection ends before that. If it had been idle and nothing of the request was
-    /// sent, the request is given back and can go out on another one.
-    ///
-    /// # Cancel safety
-    /// Dropping the future closes the connection, which tells the origin that nobody listens.
-    pub async fn send(mut self, request: Request<B>) -> Result<Response<PooledBody<B>>, SendError<B>> {
-        match self.sender.try_send_request(request).await {
-            Ok(response) => Ok(response.map(|incoming| PooledBody { incoming, connection: Some(self) })),
-            Err(mut failure) => {
-                let unsent = failure.take_message().filter(|_| self.origin == Origin::Pool);
-                match unsent {
-                    Some(request) => Err(SendError::Unsent(Box::new(request))),
-                    None => Err(SendError::after(failure.into_error())),
-                }
+        self.multiplexed.borrow_mut().retain(|connection| {
+            if connection.was_used.replace(false) || connection.streams.get() > 0 {
+                connection.used_by_sweep.set(this);
             }
-        }
+            connection.used_by_sweep.get() + 1 >= this
+        });
     }
 }
 
-/// Why there is no response.
-#[derive(Debug)]
-pub enum SendError<B> {
-    /// The origin had closed the idle connection; nothing was sent.
-    Unsent(Box<Request<B>>),
-    /// The origin closed the connection before it had answered.
-    Closed(hyper::Error),
-    /// What came back is not HTTP, or the request's body broke off.
-    Broken(hyper::Error),
-}
-
-impl<B> SendError<B> {
-    fn after(error: hyper::Error) -> Self {
-        let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind);
-        let is_reset = matches!(
-            cause,
-            // The last of them over TLS: closed without a word of farewell.
-            Some(io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof)
-        );
-        if error.is_incomplete_message() || is_reset { Self::Closed(error) } else { Self::Broken(error) }
-    }
-}
-
-/// A response's body; read to its end and dropped, it gives its connection back to the pool.
-#[derive(Debug)]
-pub struct PooledBody<B> {
-    incoming: Incoming,
-    connection: Option<Connection<B>>,
-}
-
-impl<B> Body for PooledBody<B> {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let frame = ready!(Pin::new(&mut self.incoming).poll_frame(cx));
-        if matches!(frame, Some(Err(_))) {
-            self.connection = None;
-        } else if frame.is_none() {
-            self.give_back();
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
-    }
-}
-
-impl<B> PooledBody<B> {
-    fn give_back(&mut self) {
-        if let Some(connection) = self.connection.take() {
-            connection.home.put(connection.sender);
-        }
-    }
-}
-
-impl<B> Drop for PooledBody<B> {
-    fn drop(&mut self) {
-        if self.incoming.is_end_stream() {
-            self.give_back();
-        }
+impl<B> Multiplexed<B> {
+    /// An origin that allows none at all is tried nonetheless, by one request at a time.
+    fn has_room(&self) -> bool {
+        self.streams.get() < self.max_streams.get().max(1)
     }
 }

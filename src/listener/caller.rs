@@ -6,15 +6,19 @@
 //! connection's bytes are watched: only their coming, not what they say.
 
 use std::{
-    cell::Cell,
     io,
+    net::SocketAddr,
     pin::Pin,
-    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
     task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
+use http::Version;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::{
@@ -23,11 +27,12 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
-use super::HttpLimits;
+use super::{HttpLimits, Place};
 use crate::patience::Patience;
 
 /// What the connection is waiting for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 enum Phase {
     /// The first byte of a request.
     Idle,
@@ -37,34 +42,82 @@ enum Phase {
     Request,
 }
 
-/// Shared by the connection and the requests on it.
+/// Shared by the connection and the requests on it. Whoever has one keeps the connection's place.
 #[derive(Clone, Debug)]
-pub(super) struct Watch(Rc<Cell<State>>);
+pub(super) struct Watch(Arc<Shared>);
 
-/// Where the connection is: in which phase, and after how many requests.
+/// All on one thread: the atomics make it fit for an upgraded connection, which hyper wants to be
+/// [`Send`], and cost what plain memory does.
+#[derive(Debug)]
+struct Shared {
+    phase: AtomicU8,
+    /// How many requests there have been.
+    requests: AtomicU64,
+    /// Bodies that have not ended, the callers' and the answers': of the newest request over HTTP/1.1,
+    /// of all over HTTP/2.
+    open: AtomicU32,
+    is_http2: AtomicBool,
+    peer: SocketAddr,
+    _place: Place,
+}
+
+/// Where the connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct State {
     phase: Phase,
     requests: u64,
-    /// Bodies of the request that have not ended: the caller's, and the answer's.
-    open: u8,
 }
 
 impl Watch {
-    pub(super) fn new() -> Self {
-        Self(Rc::new(Cell::new(State { phase: Phase::Idle, requests: 0, open: 0 })))
+    pub(super) fn new(peer: SocketAddr, place: Place) -> Self {
+        Self(Arc::new(Shared {
+            phase: AtomicU8::new(Phase::Idle as u8),
+            requests: AtomicU64::new(0),
+            open: AtomicU32::new(0),
+            is_http2: AtomicBool::new(false),
+            peer,
+            _place: place,
+        }))
     }
 
     /// A head has arrived whole. Both of what is returned must have gone before the connection is idle.
-    pub(super) fn request(&self, incoming: Incoming) -> (RequestBody, OpenAnswer) {
-        let State { requests, .. } = self.0.get();
-        self.0.set(State { phase: Phase::Request, requests: requests + 1, open: 2 });
-        let open = || Open { watch: self.clone(), request: requests + 1 };
-        (RequestBody { incoming, _open: open() }, OpenAnswer(open()))
+    pub(super) fn request(&self, incoming: Incoming, version: Version) -> (RequestBody, OpenAnswer) {
+        let Shared { requests, open, is_http2, .. } = &*self.0;
+        let number = requests.load(Relaxed) + 1;
+        requests.store(number, Relaxed);
+        if version == Version::HTTP_2 {
+            is_http2.store(true, Relaxed);
+            open.store(open.load(Relaxed) + 2, Relaxed);
+        } else {
+            open.store(2, Relaxed);
+        }
+        self.enter(Phase::Request);
+        let open = || Open { watch: self.clone(), request: number };
+        (RequestBody { incoming, open: open() }, OpenAnswer(open()))
     }
 
     fn enter(&self, phase: Phase) {
-        self.0.set(State { phase, ..self.0.get() });
+        self.0.phase.store(phase as u8, Relaxed);
+    }
+
+    fn phase(&self) -> Phase {
+        match self.0.phase.load(Relaxed) {
+            0 => Phase::Idle,
+            1 => Phase::Head,
+            _ => Phase::Request,
+        }
+    }
+
+    fn state(&self) -> State {
+        State { phase: self.phase(), requests: self.0.requests.load(Relaxed) }
+    }
+
+    /// Bytes have come.
+    fn heard(&self) {
+        // Over HTTP/2 they need not belong to a request: how long a head takes is bounded by the idle time.
+        if self.phase() == Phase::Idle && !self.0.is_http2.load(Relaxed) {
+            self.enter(Phase::Head);
+        }
     }
 }
 
@@ -72,19 +125,21 @@ impl Watch {
 #[derive(Debug)]
 struct Open {
     watch: Watch,
-    /// The number of its request: an upload may outlive it, and must not end the next one.
+    /// The number of its request: over HTTP/1.1 an upload may outlive it, and must not end the next one.
     request: u64,
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        let state = self.watch.0.get();
-        if state.requests != self.request {
+        let Shared { requests, open, is_http2, .. } = &*self.watch.0;
+        if !is_http2.load(Relaxed) && requests.load(Relaxed) != self.request {
             return;
         }
-        let open = state.open.saturating_sub(1);
-        let phase = if open == 0 { Phase::Idle } else { state.phase };
-        self.watch.0.set(State { phase, open, ..state });
+        let left = open.load(Relaxed).saturating_sub(1);
+        open.store(left, Relaxed);
+        if left == 0 {
+            self.watch.enter(Phase::Idle);
+        }
     }
 }
 
@@ -103,7 +158,15 @@ impl OpenAnswer {
 #[derive(Debug)]
 pub struct RequestBody {
     incoming: Incoming,
-    _open: Open,
+    open: Open,
+}
+
+impl RequestBody {
+    /// Who sends it.
+    #[must_use]
+    pub fn peer(&self) -> SocketAddr {
+        self.open.watch.0.peer
+    }
 }
 
 impl Body for RequestBody {
@@ -142,7 +205,7 @@ impl WatchedStream {
         let HttpLimits { idle_timeout, header_timeout, write_timeout, .. } = *limits;
         let timer = Box::pin(tokio::time::sleep(idle_timeout));
         let write_patience = Patience::new(write_timeout);
-        let timed = watch.0.get();
+        let timed = watch.state();
         Self { stream, watch, idle_timeout, header_timeout, write_patience, timer, timed }
     }
 
@@ -152,7 +215,7 @@ impl WatchedStream {
     /// becomes idle, but when it runs out and there was a request meanwhile. So an idle connection
     /// is closed after its time, and before twice that.
     fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let state = self.watch.0.get();
+        let state = self.watch.state();
         if state.phase == Phase::Head && self.timed != state {
             self.set_timer(state, self.header_timeout);
         }
@@ -187,8 +250,8 @@ impl AsyncRead for WatchedStream {
         if let Poll::Ready(result) = Pin::new(&mut this.stream).poll_read(cx, buf) {
             // Empty lines before a request are nothing (RFC 9112 section 2.2).
             let begins = buf.filled()[before..].iter().any(|byte| !matches!(byte, b'\r' | b'\n'));
-            if this.watch.0.get().phase == Phase::Idle && begins {
-                this.watch.enter(Phase::Head);
+            if begins {
+                this.watch.heard();
             }
             return Poll::Ready(result);
         }
@@ -228,7 +291,7 @@ impl AsyncWrite for WatchedStream {
 
 /// The body of an answer.
 #[derive(Debug)]
-pub(super) struct Answer<B> {
+pub struct Answer<B> {
     body: B,
     _open: Open,
 }

@@ -1,14 +1,17 @@
 //! The access log: a line for each request, or only for those that failed.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
-use http::{HeaderMap, Response, request::Parts};
+use http::{HeaderMap, HeaderName, Response, request::Parts};
 
-use super::{ProxyError, ResponseBody};
+use super::{ProxyError, ResponseBody, forwarded};
 use crate::{config, report::Report};
 
 /// The fields by which the provider's support finds a request.
-const CORRELATION_ID: &str = "ob-correlation-id";
+const CORRELATION_ID: HeaderName = HeaderName::from_static("ob-correlation-id");
+const TRACE_ID: HeaderName = HeaderName::from_static("ob-trace-id");
+/// The longest id that is logged, in bytes. It comes from others.
+const MAX_ID: usize = 128;
 
 /// Which requests get a line; `log.access`.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +37,7 @@ impl AccessLog {
                 method,
                 path,
                 status = error.status().as_u16(),
+                request_id = %request_id(head),
                 reason = error.reason(),
                 error = %Report(error),
                 elapsed_ms = millis(elapsed()),
@@ -43,7 +47,9 @@ impl AccessLog {
                 method,
                 path,
                 status = response.status().as_u16(),
-                ob_correlation_id = correlation_id(response.headers()),
+                request_id = %request_id(head),
+                ob_correlation_id = id(response.headers(), &CORRELATION_ID),
+                ob_trace_id = id(response.headers(), &TRACE_ID),
                 elapsed_ms = millis(elapsed()),
                 "the API failed a request"
             ),
@@ -51,7 +57,9 @@ impl AccessLog {
                 method,
                 path,
                 status = response.status().as_u16(),
-                ob_correlation_id = correlation_id(response.headers()),
+                request_id = %request_id(head),
+                ob_correlation_id = id(response.headers(), &CORRELATION_ID),
+                ob_trace_id = id(response.headers(), &TRACE_ID),
                 elapsed_ms = millis(elapsed()),
                 "a request was forwarded"
             ),
@@ -60,8 +68,15 @@ impl AccessLog {
     }
 }
 
-fn correlation_id(headers: &HeaderMap) -> Option<&str> {
-    headers.get(CORRELATION_ID).and_then(|id| id.to_str().ok())
+/// The caller's, or one that stands for this line alone.
+fn request_id(head: &Parts) -> Cow<'_, str> {
+    id(&head.headers, &forwarded::REQUEST_ID).map_or_else(|| forwarded::new_request_id().into(), Cow::Borrowed)
+}
+
+/// An id in a field, if it is fit for a log.
+fn id<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    let text = headers.get(name)?.to_str().ok()?;
+    (text.len() <= MAX_ID && text.bytes().all(|b| b.is_ascii_graphic())).then_some(text)
 }
 
 fn millis(span: Duration) -> u64 {

@@ -4,7 +4,7 @@ use std::{
     cell::{Cell, RefCell},
     pin::Pin,
     rc::Rc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -15,11 +15,16 @@ use http_body_util::Full;
 use tokio::time::Instant;
 
 use super::{
+    expect::{Gate, Gatekeeper, Passage, Withheld},
     headers,
     in_flight::InFlight,
     replay::{Copy, ReplayMemory},
 };
-use crate::{http_client::PooledBody, listener::RequestBody, patience::Patience};
+use crate::{
+    http_client::{Connection, PooledBody},
+    listener::RequestBody,
+    patience::Patience,
+};
 
 /// Why a body ends before its end.
 #[derive(Debug, thiserror::Error)]
@@ -33,13 +38,16 @@ pub enum BodyError {
     /// No progress for `upstream.idle_body_timeout`.
     #[error("the body stood still for too long")]
     Stalled,
+    /// The API has answered without it.
+    #[error("the body is not wanted")]
+    Unwanted,
 }
 
 /// A request's body on its way to the API.
 #[derive(Debug)]
 pub(super) enum Upload {
-    /// As the caller sends it.
-    Streamed { incoming: RequestBody, patience: Patience, shared: Option<Rc<Shared>> },
+    /// As the caller sends it, once the gate is open.
+    Streamed { incoming: RequestBody, patience: Patience, gate: Option<Gate>, shared: Option<Rc<Shared>> },
     /// As it was kept when it was first sent.
     Again(Full<Bytes>),
 }
@@ -50,22 +58,54 @@ pub(super) struct Shared {
     last_moved: Cell<Option<Instant>>,
     /// The API would take more, but the caller has sent no more.
     waits_for_caller: Cell<bool>,
+    /// Why the caller's part of it failed.
+    fault: Cell<Option<UploadFault>>,
+    gatekeeper: Option<Gatekeeper>,
     copy: RefCell<Copy>,
 }
 
+/// How a caller can fail to send its body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum UploadFault {
+    /// It stopped.
+    Stalled,
+    /// It went away, or what it sent makes no sense.
+    Broken,
+}
+
 impl Upload {
-    /// The body, and a look at what becomes of it.
-    pub(super) fn new(incoming: RequestBody, idle_timeout: Duration, memory: &ReplayMemory) -> (Self, UploadWatch) {
+    /// The body, behind a gate if there is one, and a look at what becomes of it.
+    pub(super) fn new(
+        incoming: RequestBody,
+        gate: Option<Gate>,
+        idle_timeout: Duration,
+        memory: &ReplayMemory,
+    ) -> (Self, UploadWatch) {
         // Most requests have no body and need nothing to be shared.
         let shared = (!incoming.is_end_stream()).then(|| {
             Rc::new(Shared {
                 last_moved: Cell::new(None),
                 waits_for_caller: Cell::new(false),
+                fault: Cell::new(None),
+                gatekeeper: gate.as_ref().map(Gate::keeper),
                 copy: RefCell::new(Copy::new(memory.clone())),
             })
         });
-        let watch = UploadWatch(shared.clone());
-        (Self::Streamed { incoming, patience: Patience::new(idle_timeout), shared }, watch)
+        let watch = shared.clone().map_or(UploadWatch::NoBody, UploadWatch::Body);
+        (Self::Streamed { incoming, patience: Patience::new(idle_timeout), gate, shared }, watch)
+    }
+
+    /// No body, and not to be sent again.
+    pub(super) fn once() -> (Self, UploadWatch) {
+        (Self::Again(Full::default()), UploadWatch::Once)
+    }
+
+    /// Who opens the gate that it waits at.
+    pub(super) fn gatekeeper(&self) -> Option<&Gatekeeper> {
+        match self {
+            Self::Streamed { shared: Some(shared), .. } => shared.gatekeeper.as_ref(),
+            Self::Streamed { shared: None, .. } | Self::Again(_) => None,
+        }
     }
 }
 
@@ -75,7 +115,13 @@ impl Body for Upload {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
-            Self::Streamed { incoming, patience, shared } => {
+            Self::Streamed { incoming, patience, gate, shared } => {
+                if let Some(waiting) = gate {
+                    match ready!(waiting.poll_passage(cx)) {
+                        Passage::Free => *gate = None,
+                        Passage::Unwanted => return Poll::Ready(Some(Err(BodyError::Unwanted))),
+                    }
+                }
                 let frame = Pin::new(&mut *incoming).poll_frame(cx);
                 let frame = patiently(patience, cx, frame, BodyError::Caller);
                 if let Some(shared) = shared {
@@ -115,7 +161,11 @@ impl Shared {
                 // Trailers are not kept.
                 None => copy.give_up(),
             },
-            Some(Err(_)) => copy.give_up(),
+            Some(Err(error)) => {
+                let stalled = matches!(error, BodyError::Stalled);
+                self.fault.set(Some(if stalled { UploadFault::Stalled } else { UploadFault::Broken }));
+                copy.give_up();
+            }
             None => {}
         }
         if ended || frame.is_none() {
@@ -126,24 +176,47 @@ impl Shared {
 
 /// A look at an upload while its owner is the connection to the API.
 #[derive(Debug)]
-pub(super) struct UploadWatch(Option<Rc<Shared>>);
+pub(super) enum UploadWatch {
+    NoBody,
+    /// The request must not be sent again.
+    Once,
+    Body(Rc<Shared>),
+}
 
 impl UploadWatch {
+    fn shared(&self) -> Option<&Shared> {
+        match self {
+            Self::Body(shared) => Some(shared),
+            Self::NoBody | Self::Once => None,
+        }
+    }
+
     /// When a part of the body was last taken.
     pub(super) fn last_moved(&self) -> Option<Instant> {
-        self.0.as_ref().and_then(|shared| shared.last_moved.get())
+        self.shared().and_then(|shared| shared.last_moved.get())
     }
 
     /// Returns true if it is the caller who keeps the API waiting; how long is bounded by the upload itself.
     pub(super) fn waits_for_caller(&self) -> bool {
-        self.0.as_ref().is_some_and(|shared| shared.waits_for_caller.get())
+        self.shared().is_some_and(|shared| shared.waits_for_caller.get())
+    }
+
+    /// Why the body broke off, if it is the caller's fault.
+    pub(super) fn fault(&self) -> Option<UploadFault> {
+        self.shared().and_then(|shared| shared.fault.get())
+    }
+
+    /// The API has answered; see [`Gatekeeper::answered`].
+    pub(super) fn answered(&self) -> Option<Withheld> {
+        self.shared().and_then(|shared| shared.gatekeeper.as_ref()).and_then(Gatekeeper::answered)
     }
 
     /// The same body once more; `None` if it has not ended or was not kept whole.
     pub(super) fn again(&self) -> Option<Upload> {
-        let body = match &self.0 {
-            None => Bytes::new(),
-            Some(shared) => shared.copy.borrow().whole()?,
+        let body = match self {
+            Self::NoBody => Bytes::new(),
+            Self::Once => return None,
+            Self::Body(shared) => shared.copy.borrow().whole()?,
         };
         Some(Upload::Again(Full::new(body)))
     }
@@ -156,7 +229,14 @@ pub struct ResponseBody(Source);
 #[derive(Debug)]
 enum Source {
     /// The API's, as it comes, after what was read of it already.
-    Api { start: Option<Box<Start>>, body: PooledBody<Upload>, patience: Patience, in_flight: Option<InFlight> },
+    Api {
+        start: Option<Box<Start>>,
+        body: PooledBody<Upload>,
+        patience: Patience,
+        in_flight: Option<InFlight>,
+        /// Dropped last.
+        _withheld: Option<Withheld>,
+    },
     /// The sidecar's own.
     Own(Full<Bytes>),
 }
@@ -171,12 +251,27 @@ pub(super) struct Start {
 }
 
 impl ResponseBody {
-    pub(super) fn api(body: PooledBody<Upload>, idle_timeout: Duration) -> Self {
-        Self(Source::Api { start: None, body, patience: Patience::new(idle_timeout), in_flight: None })
+    /// `withheld` is the guard of a request whose own body never began.
+    pub(super) fn api(body: PooledBody<Upload>, idle_timeout: Duration, withheld: Option<Withheld>) -> Self {
+        Self(Source::Api {
+            start: None,
+            body,
+            patience: Patience::new(idle_timeout),
+            in_flight: None,
+            _withheld: withheld,
+        })
     }
 
     pub(super) fn own(body: impl Into<Bytes>) -> Self {
         Self(Source::Own(Full::new(body.into())))
+    }
+
+    /// The API's connection, which is to serve no other request.
+    pub(super) fn into_connection(self) -> Option<Connection<Upload>> {
+        match self.0 {
+            Source::Api { body, .. } => body.into_connection(),
+            Source::Own(_) => None,
+        }
     }
 
     /// Puts back what was read of it.

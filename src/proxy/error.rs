@@ -1,13 +1,11 @@
 //! Every way in which a request can fail at the sidecar, and what the caller is told of it.
 
-use std::error::Error;
-
 use http::{
     HeaderName, HeaderValue, Response, StatusCode,
     header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER},
 };
 
-use super::{ResponseBody, body::BodyError};
+use super::{ResponseBody, body::UploadFault};
 use crate::{http_client::ConnectError, token::Unavailable};
 
 /// Names the sidecar as the origin of an answer, with the reason.
@@ -22,6 +20,9 @@ pub enum ProxyError {
     /// `upstream.max_in_flight` requests are on their way.
     #[error("too many requests are in flight")]
     Overloaded,
+    /// `listen.max_connections` are open.
+    #[error("too many connections are open")]
+    Crowded,
     /// CONNECT, as this is no forward proxy; TRACE, as its answer would show the token.
     #[error("the method is not served")]
     MethodNotAllowed,
@@ -37,6 +38,9 @@ pub enum ProxyError {
     /// The API closed the connection before it answered, or what it sent is not HTTP.
     #[error("the API broke the exchange off")]
     Broken(#[source] hyper::Error),
+    /// The API stopped taking the request.
+    #[error("the API stopped taking the request")]
+    Stalled(#[source] hyper::Error),
     /// The end of the API's answer is not clear, or it switches protocols unasked.
     #[error("the API's answer is malformed")]
     Malformed,
@@ -45,23 +49,21 @@ pub enum ProxyError {
     ResponseTimeout,
 }
 
-impl From<hyper::Error> for ProxyError {
-    /// Sending fails on either side: an error of the caller's body travels inside hyper's.
-    fn from(error: hyper::Error) -> Self {
-        match error.source().and_then(|cause| cause.downcast_ref()) {
-            Some(BodyError::Stalled) => Self::UploadStalled,
-            Some(BodyError::Caller(_)) => Self::BadRequest,
-            Some(BodyError::Api(_)) | None => Self::Broken(error),
+impl ProxyError {
+    /// The exchange broke off: by `fault` of the caller's body, or else the API's.
+    pub(super) fn broken(error: hyper::Error, fault: Option<UploadFault>) -> Self {
+        match fault {
+            Some(UploadFault::Stalled) => Self::UploadStalled,
+            Some(UploadFault::Broken) => Self::BadRequest,
+            None => Self::Broken(error),
         }
     }
-}
 
-impl ProxyError {
     /// The status that the caller gets.
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::Token(Unavailable::Transient { .. } | Unavailable::Crowded) | Self::Overloaded => {
+            Self::Token(Unavailable::Transient { .. } | Unavailable::Crowded) | Self::Overloaded | Self::Crowded => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::Token(Unavailable::Configuration | Unavailable::Reauthorize) | Self::Broken(_) | Self::Malformed => {
@@ -70,9 +72,16 @@ impl ProxyError {
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::BadRequest => StatusCode::BAD_REQUEST,
             Self::UploadStalled => StatusCode::REQUEST_TIMEOUT,
-            Self::Connect(ConnectError::Timeout) | Self::ResponseTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::Connect(ConnectError::Timeout) | Self::ResponseTimeout | Self::Stalled(_) => {
+                StatusCode::GATEWAY_TIMEOUT
+            }
             Self::Connect(
-                ConnectError::Resolve(_) | ConnectError::NoAddress | ConnectError::Tcp(_) | ConnectError::Tls(_),
+                ConnectError::Resolve(_)
+                | ConnectError::NoAddress
+                | ConnectError::Tcp(_)
+                | ConnectError::Tls(_)
+                | ConnectError::NotHttp2
+                | ConnectError::Http(_),
             ) => StatusCode::BAD_GATEWAY,
         }
     }
@@ -84,15 +93,19 @@ impl ProxyError {
             Self::Token(Unavailable::Transient { .. }) => "token_unavailable",
             Self::Token(Unavailable::Configuration) => "token_config",
             Self::Token(Unavailable::Reauthorize) => "reauthorize",
-            Self::Token(Unavailable::Crowded) | Self::Overloaded => "overloaded",
+            Self::Token(Unavailable::Crowded) | Self::Overloaded | Self::Crowded => "overloaded",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::BadRequest => "bad_request",
-            Self::UploadStalled => "body_timeout",
+            Self::UploadStalled | Self::Stalled(_) => "body_timeout",
             Self::Connect(ConnectError::Timeout) => "connect_timeout",
             Self::Connect(ConnectError::Tls(_)) => "upstream_tls",
-            Self::Connect(ConnectError::Resolve(_) | ConnectError::NoAddress | ConnectError::Tcp(_)) => {
-                "upstream_connect"
-            }
+            Self::Connect(
+                ConnectError::Resolve(_)
+                | ConnectError::NoAddress
+                | ConnectError::Tcp(_)
+                | ConnectError::NotHttp2
+                | ConnectError::Http(_),
+            ) => "upstream_connect",
             Self::Broken(_) | Self::Malformed => "upstream_broken",
             Self::ResponseTimeout => "response_timeout",
         }
@@ -106,15 +119,21 @@ impl ProxyError {
             Self::Token(Unavailable::Configuration) => "The sidecar cannot get an access token with its configuration",
             Self::Token(Unavailable::Reauthorize) => "The user must authorize the connection again",
             Self::Overloaded => "Too many requests are in flight",
+            Self::Crowded => "Too many connections are open",
             Self::MethodNotAllowed => "The sidecar does not serve this method",
             Self::BadRequest => "The request is malformed",
             Self::UploadStalled => "The request's body stood still for too long",
             Self::Connect(ConnectError::Timeout) => "Connecting to the API took too long",
             Self::Connect(ConnectError::Tls(_)) => "The TLS handshake with the API failed",
-            Self::Connect(ConnectError::Resolve(_) | ConnectError::NoAddress | ConnectError::Tcp(_)) => {
-                "The API cannot be connected to"
-            }
+            Self::Connect(
+                ConnectError::Resolve(_)
+                | ConnectError::NoAddress
+                | ConnectError::Tcp(_)
+                | ConnectError::NotHttp2
+                | ConnectError::Http(_),
+            ) => "The API cannot be connected to",
             Self::Broken(_) => "The API broke the exchange off",
+            Self::Stalled(_) => "The API stopped taking the request",
             Self::Malformed => "The API's answer is malformed",
             Self::ResponseTimeout => "The API did not answer in time",
         }
@@ -126,13 +145,14 @@ impl ProxyError {
             Self::Token(Unavailable::Transient { retry_after }) => {
                 Some(retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0)).map(|s| s.max(1))
             }
-            Self::Token(Unavailable::Crowded) | Self::Overloaded => Some(1),
+            Self::Token(Unavailable::Crowded) | Self::Overloaded | Self::Crowded => Some(1),
             Self::Token(Unavailable::Configuration | Unavailable::Reauthorize)
             | Self::MethodNotAllowed
             | Self::BadRequest
             | Self::UploadStalled
             | Self::Connect(_)
             | Self::Broken(_)
+            | Self::Stalled(_)
             | Self::Malformed
             | Self::ResponseTimeout => None,
         }
@@ -153,8 +173,8 @@ impl ProxyError {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.insert(REASON, HeaderValue::from_static(reason));
-        if matches!(self, Self::BadRequest) {
-            // Nobody knows where the next request on this connection would begin.
+        // Nobody knows where the next request would begin; or the connection is one too many.
+        if matches!(self, Self::BadRequest | Self::Crowded) {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         if let Some(seconds) = self.retry_after() {

@@ -1,12 +1,13 @@
 //! Which fields of a message go on: hop-by-hop fields end here, both ways (RFC 9110 section 7.6.1).
 
 use http::{
-    HeaderMap, HeaderName, HeaderValue, StatusCode, Version,
+    HeaderMap, HeaderName, HeaderValue, Version,
     header::{
-        AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
+        AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
         TRANSFER_ENCODING, UPGRADE,
     },
     request::Parts,
+    uri::Authority,
 };
 
 use super::ProxyError;
@@ -26,28 +27,32 @@ static HOP_BY_HOP: [HeaderName; 8] = [
 ];
 
 /// Refuses what one server may read otherwise than another: a second or empty `Host`, HTTP/1.1
-/// without one (RFC 9112 section 3.2), and any `Transfer-Encoding` but a single `chunked` (section 6.1).
+/// without one (RFC 9112 section 3.2), HTTP/2 with one that is not its `:authority` (RFC 9113 section
+/// 8.3.1), and any `Transfer-Encoding` but a single `chunked` (RFC 9112 section 6.1).
 pub(super) fn check(head: &Parts) -> Result<(), ProxyError> {
+    let authority = head.uri.authority().filter(|_| head.version == Version::HTTP_2);
     let mut hosts = head.headers.get_all(HOST).iter();
     let is_host_sound = match (hosts.next(), hosts.next()) {
-        (Some(host), None) => !host.is_empty(),
-        (None, _) => head.version < Version::HTTP_11,
+        (Some(host), None) => {
+            let is_authority =
+                |authority: &Authority| host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes());
+            !host.is_empty() && authority.is_none_or(is_authority)
+        }
+        (None, _) => head.version < Version::HTTP_11 || authority.is_some(),
         (Some(_), Some(_)) => false,
     };
     if is_host_sound && is_framing_sound(&head.headers) { Ok(()) } else { Err(ProxyError::BadRequest) }
 }
 
-/// Refuses an answer whose end is stated in a way that callers may read differently, or that switches
-/// to a protocol nobody asked for (RFC 9112 section 6, RFC 9110 section 7.8).
-pub(super) fn check_answer(status: StatusCode, headers: &HeaderMap) -> Result<(), ProxyError> {
+/// Refuses an answer whose end is stated in a way that callers may read differently (RFC 9112 section 6).
+pub(super) fn check_answer(headers: &HeaderMap) -> Result<(), ProxyError> {
     let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
     let is_length_sound = match (lengths.next(), lengths.next()) {
         (Some(length), None) => length.as_bytes().iter().all(u8::is_ascii_digit),
         (None, _) => true,
         (Some(_), Some(_)) => false,
     };
-    let is_sound = is_length_sound && is_framing_sound(headers) && status != StatusCode::SWITCHING_PROTOCOLS;
-    if is_sound { Ok(()) } else { Err(ProxyError::Malformed) }
+    if is_length_sound && is_framing_sound(headers) { Ok(()) } else { Err(ProxyError::Malformed) }
 }
 
 /// Whether there is no `Transfer-Encoding`, or a single `chunked`.
@@ -60,16 +65,26 @@ fn is_framing_sound(headers: &HeaderMap) -> bool {
     }
 }
 
-/// Makes a caller's fields fit for the API. `Authorization` is set by whoever has the token.
-pub(super) fn to_upstream(headers: &mut HeaderMap, host: &HeaderValue) {
-    let takes_trailers = takes_trailers(headers);
+/// Makes a caller's fields fit for the API. `Host` and `Authorization` are set by whoever sends them.
+pub(super) fn to_upstream(headers: &mut HeaderMap) {
+    let takes_trailers = headers.get_all(TE).iter().flat_map(list).any(|word| word.eq_ignore_ascii_case(b"trailers"));
     strip_hop_by_hop(headers);
-    headers.insert(HOST, host.clone());
     if takes_trailers {
-        // Of this hop now, and named as such (RFC 9110 section 10.1.4).
         headers.insert(TE, HeaderValue::from_static("trailers"));
-        headers.insert(CONNECTION, HeaderValue::from_static("te"));
     }
+    join_cookies(headers);
+}
+
+/// HTTP/2 may split a cookie field to compress it better; elsewhere it has one line (RFC 9113 section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut crumbs = headers.get_all(COOKIE).iter();
+    let (Some(first), Some(second)) = (crumbs.next(), crumbs.next()) else { return };
+    let mut cookie = first.as_bytes().to_vec();
+    for crumb in [second].into_iter().chain(crumbs) {
+        cookie.extend_from_slice(b"; ");
+        cookie.extend_from_slice(crumb.as_bytes());
+    }
+    headers.insert(COOKIE, HeaderValue::try_from(cookie).expect("values and semicolons are a value"));
 }
 
 /// Removes from a trailer section what could change how its message is read or whom it is from
@@ -81,9 +96,14 @@ pub(super) fn clean_trailers(trailers: &mut HeaderMap) {
     }
 }
 
-fn takes_trailers(headers: &HeaderMap) -> bool {
-    let options = headers.get_all(TE).iter().flat_map(|value| value.as_bytes().split(|b| *b == b','));
-    options.map(<[u8]>::trim_ascii).any(|option| option.eq_ignore_ascii_case(b"trailers"))
+/// The elements of a value that is a list (RFC 9110 section 5.6.1).
+pub(super) fn list(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    value.as_bytes().split(|b| *b == b',').map(<[u8]>::trim_ascii)
+}
+
+/// Whether `Connection` names this option, which is in lower case.
+pub(super) fn connection_names(headers: &HeaderMap, option: &str) -> bool {
+    headers.get_all(CONNECTION).iter().flat_map(list).any(|named| named.eq_ignore_ascii_case(option.as_bytes()))
 }
 
 /// Makes the API's fields fit for the caller.
@@ -110,8 +130,7 @@ fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
     headers
         .get_all(CONNECTION)
         .iter()
-        .flat_map(|value| value.as_bytes().split(|b| *b == b','))
-        .map(<[u8]>::trim_ascii)
+        .flat_map(list)
         .filter(|option| !option.eq_ignore_ascii_case(b"close") && !option.eq_ignore_ascii_case(b"keep-alive"))
         .filter_map(|option| HeaderName::from_bytes(option).ok())
         .collect()
@@ -119,7 +138,7 @@ fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header::HOST};
+    use http::{HeaderMap, HeaderName, HeaderValue, Version};
 
     use super::{check, check_answer, clean_trailers, to_client, to_upstream};
 
@@ -160,9 +179,9 @@ mod tests {
     fn only_the_wish_for_trailers_goes_on_as_this_hop_s_own() {
         for (te, sent) in [("trailers", Some("trailers")), ("gzip;q=0.5, Trailers", Some("trailers")), ("gzip", None)] {
             let mut headers = map(&[("te", te), ("connection", "te")]);
-            to_upstream(&mut headers, &HeaderValue::from_static("ob.example"));
+            to_upstream(&mut headers);
             assert_eq!(headers.get("te").map(|value| value.to_str().expect("ASCII")), sent);
-            assert_eq!(headers.contains_key("connection"), sent.is_some());
+            assert!(!headers.contains_key("connection"));
         }
     }
 
@@ -203,14 +222,11 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_whose_end_is_not_clear_or_that_nobody_asked_for_is_refused() {
-        let is_sound = |status, fields: &[(&str, &str)]| {
-            check_answer(StatusCode::from_u16(status).expect("a status"), &map(fields)).is_ok()
-        };
-        assert!(is_sound(200, &[("content-length", "5")]));
-        assert!(is_sound(200, &[("transfer-encoding", "chunked")]));
-        assert!(is_sound(200, &[]));
-        assert!(!is_sound(101, &[]));
+    fn an_answer_whose_end_is_not_clear_is_refused() {
+        let is_sound = |fields: &[(&str, &str)]| check_answer(&map(fields)).is_ok();
+        assert!(is_sound(&[("content-length", "5")]));
+        assert!(is_sound(&[("transfer-encoding", "chunked")]));
+        assert!(is_sound(&[]));
         for fields in [
             &[("content-length", "5, 5")][..],
             &[("content-length", "+5")],
@@ -218,7 +234,7 @@ mod tests {
             &[("transfer-encoding", "gzip, chunked")],
             &[("transfer-encoding", "xchunked")],
         ] {
-            assert!(!is_sound(200, fields), "{fields:?}");
+            assert!(!is_sound(fields), "{fields:?}");
         }
     }
 
@@ -233,9 +249,27 @@ mod tests {
     }
 
     #[test]
-    fn the_host_becomes_the_api_s_even_if_connection_names_it() {
-        let mut headers = map(&[("host", "localhost:8080"), ("connection", "host")]);
-        to_upstream(&mut headers, &HeaderValue::from_static("ob.example"));
-        assert_eq!(headers.get_all(HOST).iter().collect::<Vec<_>>(), ["ob.example"]);
+    fn over_http2_the_authority_is_the_host_and_a_host_must_not_say_otherwise() {
+        let is_sound = |fields: &[(&str, &str)]| {
+            let mut request = http::Request::new(());
+            *request.version_mut() = Version::HTTP_2;
+            *request.uri_mut() = "http://localhost:8080/".parse().expect("a URI");
+            *request.headers_mut() = map(fields);
+            check(&request.into_parts().0).is_ok()
+        };
+        assert!(is_sound(&[]));
+        assert!(is_sound(&[("host", "LOCALHOST:8080")]));
+        assert!(!is_sound(&[("host", "elsewhere")]));
+        assert!(!is_sound(&[("host", "localhost:8080"), ("host", "localhost:8080")]));
+    }
+
+    #[test]
+    fn a_cookie_that_was_split_is_whole_again() {
+        let mut headers = map(&[("cookie", "a=1"), ("cookie", "b=2"), ("cookie", "c=3; d=4"), ("x-other", "e")]);
+        to_upstream(&mut headers);
+        assert_eq!(headers.get_all("cookie").iter().collect::<Vec<_>>(), ["a=1; b=2; c=3; d=4"]);
+        let mut headers = map(&[("cookie", "a=1; b=2")]);
+        to_upstream(&mut headers);
+        assert_eq!(headers["cookie"], "a=1; b=2");
     }
 }

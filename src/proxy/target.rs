@@ -1,6 +1,9 @@
 //! Where a request goes: the caller's path and query, byte for byte, behind the configured prefix.
 
-use http::{Method, Uri, uri::PathAndQuery};
+use http::{
+    Method, Uri,
+    uri::{Authority, PathAndQuery},
+};
 
 use super::ProxyError;
 
@@ -9,19 +12,23 @@ use super::ProxyError;
 /// An absolute target loses its scheme and authority: there is one upstream, whatever a caller names.
 ///
 /// # Errors
-/// [`ProxyError::MethodNotAllowed`] for CONNECT and TRACE; [`ProxyError::BadRequest`] for a target without a path.
-pub(super) fn to_upstream(method: &Method, target: &Uri, prefix: &str) -> Result<Uri, ProxyError> {
+/// [`ProxyError::MethodNotAllowed`] for CONNECT and TRACE; [`ProxyError::BadRequest`] for a target
+/// without a path, or with a user name or password.
+pub(super) fn to_upstream(method: &Method, target: &Uri, prefix: &str) -> Result<PathAndQuery, ProxyError> {
     // No tunnels; and a TRACE would show the caller the token that it is sent with (RFC 9110 section 9.3.8).
     if method == Method::CONNECT || method == Method::TRACE {
         return Err(ProxyError::MethodNotAllowed);
     }
+    // It is deprecated, and read differently here and there (RFC 9110 section 4.2.4).
+    if target.authority().map(Authority::as_str).is_some_and(|authority| authority.contains('@')) {
+        return Err(ProxyError::BadRequest);
+    }
     let path_and_query = target.path_and_query().ok_or(ProxyError::BadRequest)?;
     // `OPTIONS *` asks about the server as a whole.
     if prefix.is_empty() || path_and_query == "*" {
-        return Ok(path_and_query.clone().into());
+        return Ok(path_and_query.clone());
     }
-    let prefixed = PathAndQuery::try_from(format!("{prefix}{path_and_query}")).map_err(|_| ProxyError::BadRequest)?;
-    Ok(prefixed.into())
+    PathAndQuery::try_from(format!("{prefix}{path_and_query}")).map_err(|_| ProxyError::BadRequest)
 }
 
 #[cfg(test)]
@@ -47,6 +54,12 @@ mod tests {
     #[test]
     fn an_absolute_target_loses_its_authority() {
         assert_eq!(rewritten("http://elsewhere:81/a?b", ""), "/a?b");
+    }
+
+    #[test]
+    fn a_user_name_in_the_target_is_refused() {
+        let target = Uri::from_static("http://user:password@elsewhere/a");
+        assert!(to_upstream(&Method::GET, &target, "").is_err());
     }
 
     #[test]

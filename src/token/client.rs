@@ -1,9 +1,6 @@
 //! One grant, one exchange: the request to the token endpoint, and what became of it.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::time::{Duration, SystemTime};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
@@ -24,8 +21,8 @@ use super::{
     wire::{self, Answer, Fields, TokenType},
 };
 use crate::{
-    config::{self, BodyFormat, ClientAuth},
-    http_client::Connector,
+    config::{self, BodyFormat, ClientAuth, HttpVersion},
+    http_client::{Connector, Need},
     secret::Secret,
 };
 
@@ -73,9 +70,15 @@ pub struct TokenClient {
 impl TokenClient {
     /// # Errors
     /// When the host of `token.url` cannot be a name in a certificate.
-    pub fn new(config: &config::Token, tls: Arc<ClientConfig>) -> Result<Self, InvalidDnsNameError> {
+    pub fn new(config: &config::Token, tls: &ClientConfig) -> Result<Self, InvalidDnsNameError> {
         Ok(Self {
-            connector: Connector::new(&config.origin, tls, config.timeout.min(CONNECT_TIMEOUT), config.timeout)?,
+            connector: Connector::new(
+                &config.origin,
+                tls,
+                HttpVersion::Http1,
+                config.timeout.min(CONNECT_TIMEOUT),
+                config.timeout,
+            )?,
             host: config.origin.host_header(),
             path: config.path.clone(),
             client_id: config.client_id.clone(),
@@ -132,7 +135,7 @@ impl TokenClient {
 impl Exchange for TokenClient {
     async fn exchange(&self, presented: &Presented) -> Result<Issued, FetchError> {
         let exchange = async {
-            let stream = self.connector.connect().await.map_err(FetchError::Connect)?;
+            let (stream, _) = self.connector.connect(Need::Http1).await.map_err(FetchError::Connect)?;
             let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(FetchError::Broken)?;
             let request = self.request(presented);
             let answer = async move {

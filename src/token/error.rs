@@ -203,7 +203,9 @@ impl FetchError {
             },
             Self::Connect(ConnectError::Tls(_)) => Some("token.url, token.ca_file"),
             Self::Connect(ConnectError::Resolve(_) | ConnectError::NoAddress) => Some("token.url"),
-            Self::Connect(ConnectError::Tcp(_) | ConnectError::Timeout)
+            Self::Connect(
+                ConnectError::Tcp(_) | ConnectError::NotHttp2 | ConnectError::Http(_) | ConnectError::Timeout,
+            )
             | Self::Timeout
             | Self::Broken(_)
             | Self::Oversize

@@ -37,6 +37,7 @@ impl Use {
 /// Downward only: nobody uses a module of the same or a higher level. A module's own children are its own affair.
 const LAYERS: &[Layer] = &[
     Layer { level: 0, module: "clock", may_use: &[], reason: "time knows nothing of us" },
+    Layer { level: 0, module: "executor", may_use: &[], reason: "where tasks run" },
     Layer { level: 0, module: "metrics", may_use: &[], reason: "what is counted is told by those who count" },
     Layer { level: 0, module: "patience", may_use: &[], reason: "a bound on standing still, whatever it is that does" },
     Layer { level: 0, module: "process", may_use: &[], reason: "what is asked of the kernel" },
@@ -59,7 +60,7 @@ const LAYERS: &[Layer] = &[
     Layer {
         level: 3,
         module: "http_client",
-        may_use: &[All("config"), All("tls"), All("clock"), All("metrics"), All("patience")],
+        may_use: &[All("config"), All("tls"), All("clock"), All("metrics"), All("patience"), All("executor")],
         reason: "connections to an origin, whatever is sent on them",
     },
     Layer {
@@ -71,7 +72,7 @@ const LAYERS: &[Layer] = &[
     Layer {
         level: 4,
         module: "listener",
-        may_use: &[All("config"), All("metrics"), All("patience"), All("shutdown")],
+        may_use: &[All("config"), All("executor"), All("metrics"), All("patience"), All("shutdown")],
         reason: "accepts, and knows nothing of what is served",
     },
     Layer {

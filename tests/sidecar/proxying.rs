@@ -389,17 +389,20 @@ fn requests_over_the_limit_are_503_until_a_caller_goes_away() {
 }
 
 #[test]
-fn connections_over_the_limit_wait_until_one_is_closed() {
+fn connections_over_the_limit_are_503_at_once_until_one_is_closed() {
     let provider = provider(Settings::default());
     let sidecar = Setup::partner(&provider).set("listen.max_connections", 1).start();
     let mut first = sidecar.connect();
     first.ask("GET", ACCOUNTS, &[], b"").expect("an answer").assert_accounts();
     let mut second = Connection::open(sidecar.address);
-    second.send_head("GET", ACCOUNTS, &[]).expect("the kernel takes it");
+    let refused = second.ask("GET", ACCOUNTS, &[], b"").expect("an answer");
+    refused.assert_problem(503, "overloaded");
+    assert_eq!((refused.header("retry-after"), refused.header("connection")), (Some("1"), Some("close")));
+    assert_eq!(second.read_some().expect("an orderly end"), 0);
     first.ask("GET", ACCOUNTS, &[], b"").expect("an answer").assert_accounts();
-    assert_eq!(provider.requests().len(), 2);
+    assert_eq!(provider.requests().len(), 2, "nothing of it reached the API");
     drop(first);
-    second.response("GET").expect("an answer").assert_accounts();
+    wait_until("the place to be free", || sidecar.get(ACCOUNTS).status == 200);
 }
 
 #[test]

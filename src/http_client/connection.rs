@@ -1,0 +1,208 @@
+//! One connection for one request, and the response's body that gives it back.
+
+use std::{
+    error::Error,
+    io,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use h2::Reason;
+use http::{Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use hyper::{body::Incoming, client::conn::http1};
+
+use super::{
+    Protocol,
+    pool::{Multiplexed, Shelf},
+};
+
+/// A connection for one request: all of it, or a stream of one that others use too.
+#[derive(Debug)]
+pub struct Connection<B> {
+    pub(super) carrier: Carrier<B>,
+    pub(super) origin: Origin,
+    pub(super) home: Rc<Shelf<B>>,
+}
+
+#[derive(Debug)]
+pub(super) enum Carrier<B> {
+    Http1(http1::SendRequest<B>),
+    Http2(Ticket<B>),
+}
+
+/// Whether a connection has served before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    New,
+    Pool,
+}
+
+/// A right to one stream.
+#[derive(Debug)]
+pub(super) struct Ticket<B>(Rc<Multiplexed<B>>);
+
+impl<B> Ticket<B> {
+    pub(super) fn of(connection: &Rc<Multiplexed<B>>) -> Self {
+        connection.streams.set(connection.streams.get() + 1);
+        connection.was_used.set(true);
+        Self(Rc::clone(connection))
+    }
+}
+
+impl<B> Drop for Ticket<B> {
+    fn drop(&mut self) {
+        self.0.streams.set(self.0.streams.get() - 1);
+    }
+}
+
+impl<B: Body + 'static> Connection<B> {
+    /// Returns true if the request had to wait for it to be made.
+    #[must_use]
+    pub fn is_new(&self) -> bool {
+        self.origin == Origin::New
+    }
+
+    /// What is spoken on it.
+    #[must_use]
+    pub fn protocol(&self) -> Protocol {
+        match &self.carrier {
+            Carrier::Http1(_) => Protocol::Http1,
+            Carrier::Http2(_) => Protocol::Http2,
+        }
+    }
+
+    /// Sends the request and waits for the head of its response.
+    ///
+    /// # Errors
+    /// When the connection ends before that. If it had been idle and nothing of the request was
+    /// sent, its body is given back and can go out on another one.
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the connection, or the stream, which tells the origin that nobody listens.
+    pub async fn send(mut self, request: Request<B>) -> Result<Response<PooledBody<B>>, SendError<B>> {
+        let sent = match &mut self.carrier {
+            Carrier::Http1(sender) => sender.try_send_request(request).await,
+            Carrier::Http2(ticket) => {
+                let mut sender = ticket.0.sender.clone();
+                sender.try_send_request(request).await
+            }
+        };
+        let mut failure = match sent {
+            Ok(response) => return Ok(response.map(|incoming| PooledBody { incoming, connection: Some(self) })),
+            Err(failure) => failure,
+        };
+        match (failure.take_message().filter(|_| self.origin == Origin::Pool), &self.carrier) {
+            (Some(request), _) => {
+                self.retire();
+                Err(SendError::Unsent(Box::new(request.into_body())))
+            }
+            (None, Carrier::Http1(_)) => Err(broken_off(failure.into_error())),
+            (None, Carrier::Http2(_)) => Err(self.http2_error(failure.into_error())),
+        }
+    }
+
+    /// The origin says goodbye or nothing any more: no request is to follow.
+    fn retire(&self) {
+        if let Carrier::Http2(ticket) = &self.carrier {
+            ticket.0.retired.set(true);
+        }
+    }
+
+    /// RFC 9113 sections 6.8 and 8.7: what an origin refuses, it has not processed.
+    fn http2_error(&self, error: hyper::Error) -> SendError<B> {
+        let cause = cause::<h2::Error>(&error);
+        let is_refused = cause.is_some_and(|cause| {
+            cause.is_remote() && (cause.is_go_away() || cause.reason() == Some(Reason::REFUSED_STREAM))
+        });
+        if cause.is_none_or(|cause| !cause.is_reset()) {
+            self.retire();
+        }
+        if is_refused { SendError::Refused(error) } else { broken_off(error) }
+    }
+}
+
+/// Why there is no response.
+#[derive(Debug)]
+pub enum SendError<B> {
+    /// The origin had closed the idle connection; nothing was sent of the request with this body.
+    Unsent(Box<B>),
+    /// The origin says that it has not processed the request (HTTP/2).
+    Refused(hyper::Error),
+    /// The origin closed the connection before it had answered.
+    Closed(hyper::Error),
+    /// The origin took nothing of the request for too long.
+    Stalled(hyper::Error),
+    /// What came back is not HTTP, or the request's body broke off.
+    Broken(hyper::Error),
+}
+
+/// How the connection ended.
+fn broken_off<B>(error: hyper::Error) -> SendError<B> {
+    match cause::<io::Error>(&error).map(io::Error::kind) {
+        // The last of them over TLS: closed without a word of farewell.
+        Some(io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof) => {
+            SendError::Closed(error)
+        }
+        Some(io::ErrorKind::TimedOut) => SendError::Stalled(error),
+        _ if error.is_incomplete_message() || error.is_canceled() || error.is_closed() => SendError::Closed(error),
+        _ => SendError::Broken(error),
+    }
+}
+
+fn cause<T: Error + 'static>(error: &hyper::Error) -> Option<&T> {
+    error.source().and_then(|cause| cause.downcast_ref())
+}
+
+/// A response's body; read to its end and dropped, it gives its connection back to the pool.
+#[derive(Debug)]
+pub struct PooledBody<B> {
+    incoming: Incoming,
+    connection: Option<Connection<B>>,
+}
+
+impl<B> Body for PooledBody<B> {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = ready!(Pin::new(&mut self.incoming).poll_frame(cx));
+        if matches!(frame, Some(Err(_))) {
+            self.connection = None;
+        } else if frame.is_none() {
+            self.give_back();
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}
+
+impl<B> PooledBody<B> {
+    /// The connection, which is not to serve another request.
+    pub fn into_connection(mut self) -> Option<Connection<B>> {
+        self.connection.take()
+    }
+
+    fn give_back(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            connection.home.put(connection.carrier);
+        }
+    }
+}
+
+impl<B> Drop for PooledBody<B> {
+    fn drop(&mut self) {
+        if self.incoming.is_end_stream() {
+            self.give_back();
+        }
+    }
+}
