@@ -148,6 +148,7 @@ where
     let done = runtime.block_on(async {
         let signals = Signals::install().map_err(CliError::Process)?;
         process::keep_memory_private().map_err(CliError::Process)?;
+        process::allow_open_files().map_err(CliError::Process)?;
         command(signals).await
     });
     // Not to wait for a name's look-up that hangs.

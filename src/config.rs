@@ -35,6 +35,9 @@ pub use self::{
 };
 use crate::secret::SecretSource;
 
+/// Connections to a port beyond its `max_connections` that are open at once, just to be refused in words.
+pub const SURPLUS_CONNECTIONS: usize = 64;
+
 /// Everything that an operator can set.
 #[derive(Clone, Debug)]
 pub struct Config {

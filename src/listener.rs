@@ -16,7 +16,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 pub use self::{
     caller::{Answer, RequestBody},
-    places::{Places, SURPLUS},
+    places::Places,
 };
 use self::{
     caller::{Watch, WatchedStream},

@@ -1,6 +1,6 @@
 //! What the process asks of the kernel for its own sake.
 
-use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
 
 /// Keeps the process's memory, and so its secrets, out of core files and from other processes of the
 /// same user: `RLIMIT_CORE` 0, and not dumpable (prctl(2), `PR_SET_DUMPABLE`).
@@ -10,5 +10,23 @@ use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior,
 pub fn keep_memory_private() -> std::io::Result<()> {
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    Ok(())
+}
+
+/// How many files, connections among them, the process may have open at most: the hard limit
+/// (getrlimit(2), `RLIMIT_NOFILE`).
+#[must_use]
+pub fn max_open_files() -> u64 {
+    getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX)
+}
+
+/// Raises the limit on open files to what is permitted. Its default is from the time of select(2), which
+/// nothing here uses.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn allow_open_files() -> std::io::Result<()> {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?;
     Ok(())
 }

@@ -8,7 +8,7 @@ use tracing::level_filters::LevelFilter;
 
 use super::{
     AccessLog, Admin, BodyFormat, ClientAuth, Config, ConfigError, Entry, Forwarded, Gate, Grant, HttpVersion, Listen,
-    Log, LogFormat, Roots, Sandbox, Shutdown, Token, Trust, Upstream,
+    Log, LogFormat, Roots, SURPLUS_CONNECTIONS, Sandbox, Shutdown, Token, Trust, Upstream,
     source::Source,
     url::{Url, base_url, url},
     values::{
@@ -16,7 +16,7 @@ use super::{
         secret_file, size, socket_address, span, text, word,
     },
 };
-use crate::secret::SecretSource;
+use crate::{process, secret::SecretSource};
 
 const ROOTS: &[(&str, Roots)] = &[("bundled", Roots::Bundled), ("system", Roots::System)];
 const HTTP_VERSIONS: &[(&str, HttpVersion)] =
@@ -41,6 +41,7 @@ pub(super) fn read(mut source: Source) -> Result<(Config, Vec<Entry>), ConfigErr
         },
     };
     refuse_shared_address(s, &config);
+    refuse_more_files_than_may_be_open(s, &config);
     let entries = source.finish()?;
     Ok((config, entries))
 }
@@ -274,5 +275,29 @@ fn refuse_shared_address(s: &mut Source, config: &Config) {
     let overlap = listen.ip() == admin.ip() || listen.ip().is_unspecified() || admin.ip().is_unspecified();
     if overlap && listen.port() == admin.port() && listen.port() != 0 {
         s.refuse("admin.address", Mismatch::expected("another port than that of `listen.address`"));
+    }
+}
+
+/// Beside what the limits allow: a few for each thread, the log, secret files, and the token endpoint.
+const OTHER_FILES: usize = 64;
+
+/// A limit that the kernel cuts short would show as connections that cannot be made.
+fn refuse_more_files_than_may_be_open(s: &mut Source, config: &Config) {
+    let (listen, upstream) = (&config.listen, &config.upstream);
+    let connections = [
+        listen.max_connections + SURPLUS_CONNECTIONS,
+        config.admin.max_connections + SURPLUS_CONNECTIONS,
+        upstream.max_in_flight,
+        upstream.pool_max_idle * listen.threads,
+    ];
+    let needed = connections.iter().sum::<usize>() + 4 * listen.threads + OTHER_FILES;
+    let permitted = process::max_open_files();
+    if needed as u64 > permitted {
+        let problem = format!(
+            "allows too much: with `upstream.max_in_flight`, `upstream.pool_max_idle` and `admin.max_connections` it \
+             comes to {needed} open files, and the process may have {permitted}"
+        );
+        let hint = "lower one of them, or raise the limit (`ulimit -Hn`, or `LimitNOFILE` of a systemd service)";
+        s.refuse("listen.max_connections", Mismatch::statement(problem).hint(hint));
     }
 }

@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Connections beyond the bound that are open at once, just to be refused in words.
-pub const SURPLUS: usize = 64;
+use crate::config::SURPLUS_CONNECTIONS;
 
 /// A bounded number of connections, counted over all threads.
 #[derive(Clone, Debug)]
@@ -41,7 +40,7 @@ impl Places {
     pub(super) fn new(max_connections: usize) -> Self {
         Self {
             regular: Arc::new(Semaphore::new(max_connections)),
-            surplus: Arc::new(Semaphore::new(SURPLUS)),
+            surplus: Arc::new(Semaphore::new(SURPLUS_CONNECTIONS)),
             max_connections: u32::try_from(max_connections).unwrap_or(u32::MAX),
         }
     }
@@ -60,13 +59,13 @@ impl Places {
     /// Dropping the future changes nothing.
     pub async fn all_free(&self) {
         let _ = self.regular.acquire_many(self.max_connections).await;
-        let _ = self.surplus.acquire_many(u32::try_from(SURPLUS).unwrap_or(u32::MAX)).await;
+        let _ = self.surplus.acquire_many(u32::try_from(SURPLUS_CONNECTIONS).unwrap_or(u32::MAX)).await;
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Places, Row, SURPLUS};
+    use super::{Places, Row, SURPLUS_CONNECTIONS};
 
     #[test]
     fn places_run_out_one_row_after_the_other() {
@@ -74,7 +73,7 @@ mod tests {
         let taken: Vec<_> = std::iter::from_fn(|| places.take()).collect();
         let rows: Vec<_> = taken.iter().map(super::Place::row).collect();
         assert_eq!(rows[..2], [Row::Regular, Row::Regular]);
-        assert_eq!(rows[2..], [Row::Surplus; SURPLUS]);
+        assert_eq!(rows[2..], [Row::Surplus; SURPLUS_CONNECTIONS]);
         drop(taken);
         assert_eq!(places.take().map(|place| place.row()), Some(Row::Regular));
     }

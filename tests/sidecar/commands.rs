@@ -1,11 +1,11 @@
 //! The commands, as a shell meets them: what is printed where, and the exit code.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, process::Command};
 
 use tempfile::TempDir;
 use token_valet::sandbox::Settings;
 
-use crate::harness::{ACCOUNTS, Connection, Process, Setup, provider, wait_for};
+use crate::harness::{ACCOUNTS, Connection, Process, Setup, binary, provider, wait_for};
 
 /// Where commands are given what they need.
 struct Shell {
@@ -282,4 +282,25 @@ fn the_readme_s_table_has_every_key_of_the_reference_and_no_other() {
     reference.sort_unstable();
     reference.dedup();
     assert_eq!(readme, reference);
+}
+
+#[test]
+fn check_refuses_limits_that_the_process_may_not_reach() {
+    let shell = Shell::new();
+    let file = shell.file("valet.toml", GOOD);
+    let check = |hard_limit: &str| {
+        let done = Command::new("sh")
+            .args(["-c", "ulimit -n \"$0\" && exec \"$@\"", hard_limit])
+            .arg(binary())
+            .args(["check", "-c", &file])
+            .env(SECRET.0, SECRET.1)
+            .output()
+            .expect("a shell");
+        (done.status.code(), String::from_utf8(done.stderr).expect("text"))
+    };
+    assert_eq!(check("4096"), (Some(0), String::new()));
+    let (code, told) = check("1024");
+    assert_eq!(code, Some(78));
+    assert!(told.starts_with("error: `listen.max_connections` allows too much"), "{told}");
+    assert!(told.contains("the process may have 1024") && told.contains("LimitNOFILE"), "{told}");
 }

@@ -2,7 +2,9 @@
 
 use std::{
     collections::BTreeMap,
-    env, fs,
+    env,
+    ffi::OsString,
+    fs,
     io::{self, BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpStream},
     path::PathBuf,
@@ -189,6 +191,11 @@ impl Setup {
     }
 }
 
+/// The binary under test.
+pub(crate) fn binary() -> OsString {
+    env::var_os("TOKEN_VALET_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_token-valet").into())
+}
+
 /// The binary under test, running with these arguments and, beside the test's own environment, these variables.
 #[derive(Debug)]
 pub(crate) struct Process {
@@ -199,8 +206,7 @@ pub(crate) struct Process {
 
 impl Process {
     pub(crate) fn spawn(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
-        let binary = env::var_os("TOKEN_VALET_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_token-valet").into());
-        let mut command = Command::new(binary);
+        let mut command = Command::new(binary());
         for (name, _) in env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"TOKEN_VALET")) {
             command.env_remove(name);
         }

@@ -44,7 +44,12 @@ const LAYERS: &[Layer] = &[
     Layer { level: 0, module: "report", may_use: &[], reason: "shows any error" },
     Layer { level: 0, module: "secret", may_use: &[], reason: "a secret guards itself" },
     Layer { level: 0, module: "shutdown", may_use: &[], reason: "signals and the drain, which all may watch" },
-    Layer { level: 1, module: "config", may_use: &[All("secret")], reason: "values, and where secrets are" },
+    Layer {
+        level: 1,
+        module: "config",
+        may_use: &[All("process"), All("secret")],
+        reason: "values, and where secrets are",
+    },
     Layer {
         level: 2,
         module: "telemetry",

@@ -254,10 +254,15 @@ fn a_connection_without_a_request_is_closed_after_its_time() {
 }
 
 #[test]
-fn the_process_leaves_no_core_file() {
+fn the_process_leaves_no_core_file_and_may_open_as_many_files_as_permitted() {
     let provider = provider(Settings::default());
     let sidecar = Setup::partner(&provider).start();
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", sidecar.process.id())).expect("it runs");
-    let core = limits.lines().find_map(|line| line.strip_prefix("Max core file size")).expect("a limit");
-    assert!(core.split_whitespace().take(2).eq(["0", "0"]), "{core}");
+    let limit = |name: &str| {
+        let line = limits.lines().find_map(|line| line.strip_prefix(name)).expect("a limit");
+        line.split_whitespace().take(2).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(limit("Max core file size"), ["0", "0"]);
+    let files = limit("Max open files");
+    assert_eq!(files[0], files[1]);
 }
