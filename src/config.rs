@@ -7,6 +7,7 @@
 mod environment;
 mod error;
 mod file;
+mod guard;
 mod origin;
 mod read;
 mod source;
@@ -24,12 +25,14 @@ use std::{
     time::Duration,
 };
 
-use http::{StatusCode, uri::PathAndQuery};
+use http::{HeaderValue, StatusCode, uri::PathAndQuery};
 use rustls::pki_types::CertificateDer;
 
+pub(crate) use self::guard::host_name;
 use self::source::Source;
 pub use self::{
     error::{ConfigError, Fault, Place},
+    guard::{AllowRule, AllowedHosts, RequiredHeader, Rest, Segment},
     origin::{Origin, Scheme},
     source::{Entry, Layer},
 };
@@ -123,6 +126,12 @@ pub struct Listen {
     pub max_header_bytes: usize,
     /// Whether a caller that closes its side after a request still waits for the answer; else it has gone.
     pub half_close: bool,
+    /// By what names callers may call it.
+    pub allowed_hosts: AllowedHosts,
+    /// The web pages whose requests are served, as browsers name them in `Origin`.
+    pub allow_origins: Vec<HeaderValue>,
+    /// What every request must have.
+    pub require_header: Option<RequiredHeader>,
 }
 
 /// `[upstream]`
@@ -138,6 +147,8 @@ pub struct Upstream {
     pub http: HttpVersion,
     /// What the API is told of the caller.
     pub forwarded: Forwarded,
+    /// What may be asked of it; all, if there are no rules.
+    pub allow: Vec<AllowRule>,
     /// How long a TCP connection and its TLS handshake may take together.
     pub connect_timeout: Duration,
     /// How long the head of the response may take, from the request's sending.

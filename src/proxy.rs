@@ -1,10 +1,12 @@
 //! A request's way: from the application, with a bearer token, to the API, and the answer back.
 
 mod access;
+mod allow;
 mod body;
 mod error;
 mod expect;
 mod forwarded;
+mod guard;
 mod headers;
 mod in_flight;
 mod outbound;
@@ -22,15 +24,17 @@ use tokio::time::{Instant, timeout_at};
 
 use self::{
     access::AccessLog,
+    allow::Allow,
     body::{Upload, UploadWatch},
     expect::Gate,
+    guard::Guard,
     in_flight::InFlightLimit,
     outbound::{Api, Outbound},
     replay::ReplayMemory,
     upgrade::Upgrade,
     verdict::Verdict,
 };
-pub use self::{body::ResponseBody, error::ProxyError};
+pub use self::{body::ResponseBody, error::ProxyError, guard::Forbidden};
 use crate::{
     clock::{Clock, Moment},
     config::{Config, Forwarded},
@@ -45,6 +49,8 @@ use crate::{
 pub struct Proxy {
     pool: Pool<Upload>,
     pool_idle_timeout: Duration,
+    guard: Guard,
+    allow: Allow,
     prefix: String,
     api: Api,
     forwarded: Forwarded,
@@ -96,6 +102,8 @@ impl Proxy {
         Self {
             pool: Pool::new(connector, config.upstream.pool_max_idle),
             pool_idle_timeout: config.upstream.pool_idle_timeout,
+            guard: Guard::new(config),
+            allow: Allow::new(config),
             prefix: config.upstream.prefix.clone(),
             api: Api::new(&config.upstream.origin),
             forwarded: config.upstream.forwarded,
@@ -150,6 +158,8 @@ impl Proxy {
         let in_flight = self.in_flight.enter()?;
         headers::check(head)?;
         let target = target::to_upstream(&head.method, &head.uri, &self.prefix)?;
+        self.guard.admit(head)?;
+        self.allow.check(&head.method, head.uri.path())?;
         // Before the body is polled: a caller that waits for `100 Continue` does not send it in vain.
         let bearer = self.bearer(now).await?;
 
@@ -194,16 +204,17 @@ impl Proxy {
         mut bearer: Bearer,
     ) -> Result<(u64, Response<ResponseBody>), ProxyError> {
         let mut connection = self.pool.checkout(outbound.need()).await?;
+        if connection.is_new() {
+            // Connecting took its time, in which the token may have expired.
+            bearer = self.bearer(self.clock.now()).await?;
+        }
         let mut is_first = true;
         loop {
+            let Bearer { authorization, generation } = bearer;
             let is_new = connection.is_new();
-            if is_new {
-                // Connecting took its time, in which the token may have expired.
-                bearer = self.bearer(self.clock.now()).await?;
-            }
-            let request = outbound.request(body, connection.protocol(), &bearer);
+            let request = outbound.request(body, connection.protocol(), authorization);
             let failure = match self.head_of(connection.send(request), watch).await? {
-                Ok(response) => return Ok((bearer.generation, self.receive(response, watch)?)),
+                Ok(response) => return Ok((generation, self.receive(response, watch)?)),
                 Err(failure) => failure,
             };
             let may_repeat = match &failure {
@@ -222,6 +233,7 @@ impl Proxy {
             };
             // Not an idle one again: the API may have closed them all.
             connection = self.pool.connect(outbound.need()).await?;
+            bearer = self.bearer(self.clock.now()).await?;
             is_first = false;
         }
     }

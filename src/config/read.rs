@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use tracing::level_filters::LevelFilter;
 
 use super::{
-    AccessLog, Admin, BodyFormat, ClientAuth, Config, ConfigError, Entry, Forwarded, Gate, Grant, HttpVersion, Listen,
-    Log, LogFormat, Roots, SURPLUS_CONNECTIONS, Sandbox, Shutdown, Token, Trust, Upstream,
+    AccessLog, Admin, AllowedHosts, BodyFormat, ClientAuth, Config, ConfigError, Entry, Forwarded, Gate, Grant,
+    HttpVersion, Listen, Log, LogFormat, Roots, SURPLUS_CONNECTIONS, Sandbox, Shutdown, Token, Trust, Upstream, guard,
     source::Source,
     url::{Url, base_url, url},
     values::{
@@ -55,6 +55,9 @@ fn listen(s: &mut Source) -> Listen {
         header_timeout: s.value("listen.header_timeout", "10s", duration("100ms", "5m")),
         max_header_bytes: s.value("listen.max_header_bytes", "32KiB", size("8KiB", "1MiB")),
         half_close: s.value("listen.half_close", "false", boolean),
+        allowed_hosts: allowed_hosts(s),
+        allow_origins: s.value("listen.allow_origins", "", list(guard::origin)),
+        require_header: s.optional("listen.require_header", guard::required_header),
     };
     let allow_non_loopback = s.value("listen.allow_non_loopback", "false", boolean);
     if !listen.address.ip().to_canonical().is_loopback() && !allow_non_loopback {
@@ -62,7 +65,22 @@ fn listen(s: &mut Source) -> Listen {
                     `listen.allow_non_loopback = true`";
         s.refuse("listen.address", Mismatch::expected("a loopback address").hint(hint));
     }
+    if allow_non_loopback && !s.is_set("listen.allowed_hosts") {
+        let expected = "the names by which other machines call it";
+        s.missing_list("listen.allowed_hosts", expected, &["valet.example", "localhost"]);
+    }
     listen
+}
+
+fn allowed_hosts(s: &mut Source) -> AllowedHosts {
+    let names = s.value("listen.allowed_hosts", "localhost,127.0.0.1,[::1]", list(guard::host));
+    if names == ["*"] {
+        return AllowedHosts::Any;
+    }
+    if names.iter().any(|name| name.contains('*')) {
+        s.refuse("listen.allowed_hosts", Mismatch::statement("has a `*` among names, which only stands alone"));
+    }
+    AllowedHosts::Only(names)
 }
 
 fn upstream(s: &mut Source) -> Upstream {
@@ -82,6 +100,7 @@ fn upstream(s: &mut Source) -> Upstream {
         },
         http: s.value("upstream.http", "1.1", word(HTTP_VERSIONS)),
         forwarded: s.value("upstream.forwarded", "off", word(FORWARDED)),
+        allow: s.value("upstream.allow", "", list(guard::allow_rule)),
         connect_timeout: s.value("upstream.connect_timeout", "3s", duration("100ms", "60s")),
         response_timeout: s.value("upstream.response_timeout", "60s", duration("100ms", "1h")),
         idle_body_timeout: s.value("upstream.idle_body_timeout", "60s", duration("100ms", "1h")),

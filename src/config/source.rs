@@ -162,6 +162,14 @@ impl Source {
         self.refuse(key, Mismatch::statement(problem).hint(hint));
     }
 
+    /// The same for a list.
+    pub(super) fn missing_list(&mut self, key: &str, expected: &str, example: &[&str]) {
+        let (table, name) = split(key);
+        let hint = format!("write `{name} = {example:?}` in `[{table}]`, or set `{}`", variable(key));
+        let problem = format!("is missing, expected {expected}");
+        self.refuse(key, Mismatch::statement(problem).hint(hint));
+    }
+
     /// Notes what is wrong with a key's value.
     pub(super) fn refuse(&mut self, key: &str, mismatch: Mismatch) {
         let place = self.place(key);

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt::Write, fs, path::Path, time::Duration};
 
-use super::{Config, ConfigError, Entry, Grant, Layer, Scheme, TokenFault, read::read, source::Source};
+use super::{AllowedHosts, Config, ConfigError, Entry, Grant, Layer, Scheme, TokenFault, read::read, source::Source};
 use crate::secret::SecretSource;
 
 const REFERENCE: &str = include_str!("../../config/token-valet.toml");
@@ -366,7 +366,12 @@ fn sandbox_faults_need_a_known_word_and_a_span() {
 fn listening_beyond_this_machine_must_be_allowed() {
     let text = "listen.address = \"0.0.0.0:8080\"";
     assert!(message(text, &[]).contains("is \"0.0.0.0:8080\", expected a loopback address"));
-    good(text, &[("TOKEN_VALET__LISTEN__ALLOW_NON_LOOPBACK", "true")]);
+    let allowed = ("TOKEN_VALET__LISTEN__ALLOW_NON_LOOPBACK", "true");
+    assert!(message(text, &[allowed]).contains("`listen.allowed_hosts` is missing"));
+    let config = good(text, &[allowed, ("TOKEN_VALET__LISTEN__ALLOWED_HOSTS", "valet.example, localhost.")]);
+    assert_eq!(config.listen.allowed_hosts, AllowedHosts::Only(vec!["valet.example".into(), "localhost".into()]));
+    assert_eq!(good("listen.allowed_hosts = [\"*\"]", &[]).listen.allowed_hosts, AllowedHosts::Any);
+    assert!(message("listen.allowed_hosts = [\"*\", \"localhost\"]", &[]).contains("which only stands alone"));
     good("listen.address = \"[::1]:8080\"\nadmin.address = \"0.0.0.0:9901\"", &[]);
 }
 

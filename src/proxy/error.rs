@@ -5,7 +5,7 @@ use http::{
     header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER},
 };
 
-use super::{ResponseBody, body::UploadFault};
+use super::{Forbidden, ResponseBody, body::UploadFault};
 use crate::{http_client::ConnectError, token::Unavailable};
 
 /// Names the sidecar as the origin of an answer, with the reason.
@@ -23,6 +23,9 @@ pub enum ProxyError {
     /// `listen.max_connections` are open.
     #[error("too many connections are open")]
     Crowded,
+    /// The request is not let in.
+    #[error(transparent)]
+    Forbidden(#[from] Forbidden),
     /// CONNECT, as this is no forward proxy; TRACE, as its answer would show the token.
     #[error("the method is not served")]
     MethodNotAllowed,
@@ -69,6 +72,7 @@ impl ProxyError {
             Self::Token(Unavailable::Configuration | Unavailable::Reauthorize) | Self::Broken(_) | Self::Malformed => {
                 StatusCode::BAD_GATEWAY
             }
+            Self::Forbidden(_) => StatusCode::FORBIDDEN,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::BadRequest => StatusCode::BAD_REQUEST,
             Self::UploadStalled => StatusCode::REQUEST_TIMEOUT,
@@ -94,6 +98,7 @@ impl ProxyError {
             Self::Token(Unavailable::Configuration) => "token_config",
             Self::Token(Unavailable::Reauthorize) => "reauthorize",
             Self::Token(Unavailable::Crowded) | Self::Overloaded | Self::Crowded => "overloaded",
+            Self::Forbidden(_) => "forbidden",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::BadRequest => "bad_request",
             Self::UploadStalled | Self::Stalled(_) => "body_timeout",
@@ -120,6 +125,7 @@ impl ProxyError {
             Self::Token(Unavailable::Reauthorize) => "The user must authorize the connection again",
             Self::Overloaded => "Too many requests are in flight",
             Self::Crowded => "Too many connections are open",
+            Self::Forbidden(_) => "The sidecar does not let this request in",
             Self::MethodNotAllowed => "The sidecar does not serve this method",
             Self::BadRequest => "The request is malformed",
             Self::UploadStalled => "The request's body stood still for too long",
@@ -147,6 +153,7 @@ impl ProxyError {
             }
             Self::Token(Unavailable::Crowded) | Self::Overloaded | Self::Crowded => Some(1),
             Self::Token(Unavailable::Configuration | Unavailable::Reauthorize)
+            | Self::Forbidden(_)
             | Self::MethodNotAllowed
             | Self::BadRequest
             | Self::UploadStalled
@@ -161,12 +168,16 @@ impl ProxyError {
     /// The answer, in the form of RFC 9457.
     pub(super) fn response(&self) -> Response<ResponseBody> {
         let (status, reason) = (self.status(), self.reason());
-        let problem = serde_json::json!({
+        let mut problem = serde_json::json!({
             "type": format!("urn:token-valet:error:{reason}"),
             "title": self.title(),
             "status": status.as_u16(),
             "reason": reason,
         });
+        // Names the key that would let it in. Of all errors only this one repeats what the caller said.
+        if let Self::Forbidden(forbidden) = self {
+            problem["detail"] = forbidden.to_string().into();
+        }
         let mut response = Response::new(ResponseBody::own(problem.to_string()));
         *response.status_mut() = status;
         let headers = response.headers_mut();

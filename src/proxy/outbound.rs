@@ -10,7 +10,6 @@ use super::{body::Upload, upgrade::Upgrade};
 use crate::{
     config::{self, Origin},
     http_client::{Need, Protocol},
-    token::Bearer,
 };
 
 /// Who the API is, in the forms that requests need.
@@ -57,13 +56,13 @@ impl Outbound<'_> {
     }
 
     /// The request for a connection that speaks `protocol`.
-    pub(super) fn request(&self, body: Upload, protocol: Protocol, bearer: &Bearer) -> Request<Upload> {
+    pub(super) fn request(&self, body: Upload, protocol: Protocol, authorization: HeaderValue) -> Request<Upload> {
         let gatekeeper = body.gatekeeper().cloned();
         let mut request = Request::new(body);
         *request.method_mut() = self.method.clone();
         *request.headers_mut() = self.headers.clone();
         let headers = request.headers_mut();
-        headers.insert(AUTHORIZATION, bearer.authorization.clone());
+        headers.insert(AUTHORIZATION, authorization);
         match protocol {
             Protocol::Http1 => {
                 headers.insert(HOST, self.api.host.clone());

@@ -77,6 +77,7 @@ impl Upgrade {
         let api: OnUpgrade = response.extensions_mut().remove().ok_or(ProxyError::Malformed)?;
         let (head, body) = response.into_parts();
         let mut answer = Response::from_parts(head, ResponseBody::own(""));
+        headers::to_client(answer.headers_mut());
         state(answer.headers_mut(), protocol);
         let Self { caller, body: busy, .. } = self;
         tokio::task::spawn_local(async move {

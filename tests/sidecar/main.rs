@@ -7,6 +7,7 @@
 
 mod commands;
 mod grants;
+mod guard;
 mod harness;
 mod layering;
 mod lifecycle;
