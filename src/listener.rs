@@ -260,7 +260,7 @@ impl Accepted {
             let (head, body) = request.into_parts();
             let (body, open) = watch.request(body, head.version);
             let answer = handle(Request::from_parts(head, body));
-            async { Ok::<_, Infallible>(answer.await.map(|body| open.with(body))) }
+            async { Ok::<_, Infallible>(open.with(answer.await)) }
         });
         let builder = limits.builder();
         let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);

@@ -18,9 +18,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::Version;
+use http::{HeaderValue, Response, Version, header::CONNECTION};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use rustix::net::sockopt::set_socket_linger;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -57,6 +58,8 @@ struct Shared {
     /// of all over HTTP/2.
     open: AtomicU32,
     is_http2: AtomicBool,
+    /// An answer that only the connection's end could have told whole was cut off.
+    is_torn: AtomicBool,
     peer: SocketAddr,
     _place: Place,
 }
@@ -75,6 +78,7 @@ impl Watch {
             requests: AtomicU64::new(0),
             open: AtomicU32::new(0),
             is_http2: AtomicBool::new(false),
+            is_torn: AtomicBool::new(false),
             peer,
             _place: place,
         }))
@@ -93,7 +97,7 @@ impl Watch {
         }
         self.enter(Phase::Request);
         let open = || Open { watch: self.clone(), request: number };
-        (RequestBody { incoming, open: open() }, OpenAnswer(open()))
+        (RequestBody { incoming, open: open() }, OpenAnswer { open: open(), version })
     }
 
     fn enter(&self, phase: Phase) {
@@ -145,12 +149,22 @@ impl Drop for Open {
 
 /// The answer to come.
 #[derive(Debug)]
-pub(super) struct OpenAnswer(Open);
+pub(super) struct OpenAnswer {
+    open: Open,
+    version: Version,
+}
 
 impl OpenAnswer {
     /// Ends with the last of the body.
-    pub(super) fn with<B>(self, body: B) -> Answer<B> {
-        Answer { body, _open: self.0 }
+    pub(super) fn with<B: Body>(self, answer: Response<B>) -> Response<Answer<B>> {
+        let Self { open, version } = self;
+        let ends_with_connection = version < Version::HTTP_11 && answer.body().size_hint().exact().is_none();
+        let mut answer = answer.map(|body| Answer { body, open, ends_with_connection });
+        if ends_with_connection {
+            // hyper would promise an old caller to keep it.
+            answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        answer
     }
 }
 
@@ -243,6 +257,15 @@ impl WatchedStream {
     }
 }
 
+impl Drop for WatchedStream {
+    fn drop(&mut self) {
+        if self.watch.0.is_torn.load(Relaxed) {
+            // Closed by a reset, not in order. An error means that the connection has ended by itself.
+            let _ = set_socket_linger(&self.stream, Some(Duration::ZERO));
+        }
+    }
+}
+
 impl AsyncRead for WatchedStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
@@ -293,7 +316,9 @@ impl AsyncWrite for WatchedStream {
 #[derive(Debug)]
 pub struct Answer<B> {
     body: B,
-    _open: Open,
+    open: Open,
+    /// The caller cannot tell a part of it from the whole, unless the connection breaks.
+    ends_with_connection: bool,
 }
 
 impl<B: Body + Unpin> Body for Answer<B> {
@@ -301,7 +326,11 @@ impl<B: Body + Unpin> Body for Answer<B> {
     type Error = B::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        if self.ends_with_connection && matches!(frame, Poll::Ready(Some(Err(_)))) {
+            self.open.watch.0.is_torn.store(true, Relaxed);
+        }
+        frame
     }
 
     fn is_end_stream(&self) -> bool {

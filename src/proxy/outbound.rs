@@ -2,9 +2,10 @@
 
 use http::{
     HeaderMap, HeaderValue, Method, Request, Uri, Version,
-    header::{AUTHORIZATION, CONNECTION, EXPECT, HOST, TE},
+    header::{AUTHORIZATION, CONNECTION, EXPECT, HOST, TE, TRANSFER_ENCODING},
     uri::{Authority, PathAndQuery, Scheme},
 };
+use http_body::Body;
 
 use super::{body::Upload, upgrade::Upgrade};
 use crate::{
@@ -58,6 +59,7 @@ impl Outbound<'_> {
     /// The request for a connection that speaks `protocol`.
     pub(super) fn request(&self, body: Upload, protocol: Protocol, authorization: HeaderValue) -> Request<Upload> {
         let gatekeeper = body.gatekeeper().cloned();
+        let is_chunked = !body.is_end_stream() && body.size_hint().exact().is_none();
         let mut request = Request::new(body);
         *request.method_mut() = self.method.clone();
         *request.headers_mut() = self.headers.clone();
@@ -69,6 +71,10 @@ impl Outbound<'_> {
                 if headers.contains_key(TE) {
                     // Of this hop, and named as such (RFC 9110 section 10.1.4).
                     headers.insert(CONNECTION, HeaderValue::from_static("te"));
+                }
+                if is_chunked {
+                    // hyper sends the body of a GET or HEAD only if this is said.
+                    headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
                 }
                 if let Some(upgrade) = &self.upgrade {
                     upgrade.ask(headers);
