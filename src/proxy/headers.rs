@@ -48,7 +48,7 @@ pub(super) fn check(head: &Parts) -> Result<(), ProxyError> {
 pub(super) fn check_answer(headers: &HeaderMap) -> Result<(), ProxyError> {
     let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
     let is_length_sound = match (lengths.next(), lengths.next()) {
-        (Some(length), None) => length.as_bytes().iter().all(u8::is_ascii_digit),
+        (Some(length), None) => !length.is_empty() && length.as_bytes().iter().all(u8::is_ascii_digit),
         (None, _) => true,
         (Some(_), Some(_)) => false,
     };
@@ -230,6 +230,7 @@ mod tests {
         for fields in [
             &[("content-length", "5, 5")][..],
             &[("content-length", "+5")],
+            &[("content-length", "")],
             &[("content-length", "5"), ("content-length", "5")],
             &[("transfer-encoding", "gzip, chunked")],
             &[("transfer-encoding", "xchunked")],

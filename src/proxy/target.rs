@@ -25,8 +25,13 @@ pub(super) fn to_upstream(method: &Method, target: &Uri, prefix: &str) -> Result
     }
     let path_and_query = target.path_and_query().ok_or(ProxyError::BadRequest)?;
     // `OPTIONS *` asks about the server as a whole.
-    if prefix.is_empty() || path_and_query == "*" {
+    if path_and_query == "*" {
         return Ok(path_and_query.clone());
+    }
+    if prefix.is_empty() {
+        // Of `http://host#fragment` the parser keeps no path at all, and would write none.
+        let is_root = path_and_query == "/";
+        return Ok(if is_root { PathAndQuery::from_static("/") } else { path_and_query.clone() });
     }
     PathAndQuery::try_from(format!("{prefix}{path_and_query}")).map_err(|_| ProxyError::BadRequest)
 }
@@ -60,6 +65,15 @@ mod tests {
     fn a_user_name_in_the_target_is_refused() {
         let target = Uri::from_static("http://user:password@elsewhere/a");
         assert!(to_upstream(&Method::GET, &target, "").is_err());
+    }
+
+    #[test]
+    fn an_absolute_target_without_a_path_means_the_root() {
+        assert_eq!(rewritten("http://elsewhere", ""), "/");
+        assert_eq!(rewritten("http://elsewhere", "/v1"), "/v1/");
+        assert_eq!(rewritten("http://elsewhere?b", ""), "/?b");
+        assert_eq!(rewritten("http://elsewhere#c", ""), "/");
+        assert_eq!(rewritten("http://elsewhere#c", "/v1"), "/v1/");
     }
 
     #[test]
