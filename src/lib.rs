@@ -19,6 +19,8 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod executor;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod http_client;
 pub mod listener;
 pub mod metrics;

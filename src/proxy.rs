@@ -7,13 +7,13 @@ mod error;
 mod expect;
 mod forwarded;
 mod guard;
-mod headers;
+pub(crate) mod headers;
 mod in_flight;
 mod outbound;
 mod replay;
-mod target;
+pub(crate) mod target;
 mod upgrade;
-mod verdict;
+pub(crate) mod verdict;
 
 use std::{cell::Cell, time::Duration};
 

@@ -3,7 +3,7 @@
 //! One background task, the [`Refresher`], is the only writer of the [`TokenCell`]. A request does
 //! no more than load the cell; without a valid token it waits at a [`Renewal`], for a bounded time.
 
-mod client;
+pub(crate) mod client;
 mod credentials;
 mod error;
 mod refresher;
@@ -14,7 +14,7 @@ mod schedule;
 mod store;
 #[cfg(test)]
 mod tests;
-mod wire;
+pub(crate) mod wire;
 
 use std::{fmt, sync::Arc, time::Duration};
 

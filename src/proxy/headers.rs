@@ -29,7 +29,7 @@ static HOP_BY_HOP: [HeaderName; 8] = [
 /// Refuses what one server may read otherwise than another: a second or empty `Host`, HTTP/1.1
 /// without one (RFC 9112 section 3.2), HTTP/2 with one that is not its `:authority` (RFC 9113 section
 /// 8.3.1), and any `Transfer-Encoding` but a single `chunked` (RFC 9112 section 6.1).
-pub(super) fn check(head: &Parts) -> Result<(), ProxyError> {
+pub(crate) fn check(head: &Parts) -> Result<(), ProxyError> {
     let authority = head.uri.authority().filter(|_| head.version == Version::HTTP_2);
     let mut hosts = head.headers.get_all(HOST).iter();
     let is_host_sound = match (hosts.next(), hosts.next()) {
@@ -45,7 +45,7 @@ pub(super) fn check(head: &Parts) -> Result<(), ProxyError> {
 }
 
 /// Refuses an answer whose end is stated in a way that callers may read differently (RFC 9112 section 6).
-pub(super) fn check_answer(headers: &HeaderMap) -> Result<(), ProxyError> {
+pub(crate) fn check_answer(headers: &HeaderMap) -> Result<(), ProxyError> {
     let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
     let is_length_sound = match (lengths.next(), lengths.next()) {
         (Some(length), None) => !length.is_empty() && length.as_bytes().iter().all(u8::is_ascii_digit),
@@ -66,7 +66,7 @@ fn is_framing_sound(headers: &HeaderMap) -> bool {
 }
 
 /// Makes a caller's fields fit for the API. `Host` and `Authorization` are set by whoever sends them.
-pub(super) fn to_upstream(headers: &mut HeaderMap) {
+pub(crate) fn to_upstream(headers: &mut HeaderMap) {
     let takes_trailers = headers.get_all(TE).iter().flat_map(list).any(|word| word.eq_ignore_ascii_case(b"trailers"));
     strip_hop_by_hop(headers);
     if takes_trailers {
@@ -89,7 +89,7 @@ fn join_cookies(headers: &mut HeaderMap) {
 
 /// Removes from a trailer section what could change how its message is read or whom it is from
 /// (RFC 9110 section 6.5.1).
-pub(super) fn clean_trailers(trailers: &mut HeaderMap) {
+pub(crate) fn clean_trailers(trailers: &mut HeaderMap) {
     strip_hop_by_hop(trailers);
     for name in [CONTENT_LENGTH, HOST, AUTHORIZATION] {
         trailers.remove(name);
@@ -107,7 +107,7 @@ pub(super) fn connection_names(headers: &HeaderMap, option: &str) -> bool {
 }
 
 /// Makes the API's fields fit for the caller.
-pub(super) fn to_client(headers: &mut HeaderMap) {
+pub(crate) fn to_client(headers: &mut HeaderMap) {
     strip_hop_by_hop(headers);
 }
 

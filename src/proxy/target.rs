@@ -14,7 +14,7 @@ use super::ProxyError;
 /// # Errors
 /// [`ProxyError::MethodNotAllowed`] for CONNECT and TRACE; [`ProxyError::BadRequest`] for a target
 /// without a path, or with a user name or password.
-pub(super) fn to_upstream(method: &Method, target: &Uri, prefix: &str) -> Result<PathAndQuery, ProxyError> {
+pub(crate) fn to_upstream(method: &Method, target: &Uri, prefix: &str) -> Result<PathAndQuery, ProxyError> {
     // No tunnels; and a TRACE would show the caller the token that it is sent with (RFC 9110 section 9.3.8).
     if method == Method::CONNECT || method == Method::TRACE {
         return Err(ProxyError::MethodNotAllowed);

@@ -70,7 +70,7 @@ async fn peek(body: &mut ResponseBody, start: &mut Start) -> bool {
 }
 
 /// Whether a complete answer says that the token is expired or invalid.
-pub(super) fn is_about_the_token(status: StatusCode, headers: &HeaderMap, body: &[u8], is_head: bool) -> bool {
+pub(crate) fn is_about_the_token(status: StatusCode, headers: &HeaderMap, body: &[u8], is_head: bool) -> bool {
     if status == StatusCode::UNAUTHORIZED && challenges(headers, "invalid_token") {
         return true;
     }

@@ -226,7 +226,7 @@ async fn collect(body: Incoming) -> Result<Zeroizing<Vec<u8>>, FetchError> {
 }
 
 /// A JWT's `exp`, counted from the response's own `Date`: the local wall clock has no say.
-fn jwt_lifetime(access_token: &str, headers: &HeaderMap) -> Option<Duration> {
+pub(crate) fn jwt_lifetime(access_token: &str, headers: &HeaderMap) -> Option<Duration> {
     let expiry = wire::jwt_expiry(access_token)?;
     let date = httpdate::parse_http_date(headers.get(DATE)?.to_str().ok()?).ok()?;
     let now = date.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs();

@@ -74,7 +74,7 @@ struct Body<'a> {
 }
 
 /// A body that was understood.
-pub(super) enum Answer {
+pub(crate) enum Answer {
     /// An access token.
     Grant(Grant),
     /// An OAuth error (RFC 6749 section 5.2), at whatever status, with its description as it came.
@@ -84,10 +84,10 @@ pub(super) enum Answer {
 }
 
 /// What a successful exchange gave.
-pub(super) struct Grant {
-    pub(super) access_token: Secret,
+pub(crate) struct Grant {
+    pub(crate) access_token: Secret,
     /// Stated by `expires_in`; `None` if that is missing, not above zero, or not a number.
-    pub(super) expires_in: Option<Duration>,
+    pub(crate) expires_in: Option<Duration>,
     /// Present and not empty.
     pub(super) refresh_token: Option<Secret>,
     pub(super) token_type: TokenType,
@@ -103,7 +103,7 @@ pub(super) enum TokenType {
 }
 
 /// Reads a body; `None` if it is not a JSON object with fields of the documented types.
-pub(super) fn parse(body: &[u8]) -> Option<Answer> {
+pub(crate) fn parse(body: &[u8]) -> Option<Answer> {
     let body: Body<'_> = serde_json::from_slice(body).ok()?;
     if let Some(error) = body.error {
         return Some(Answer::Error(OAuthError::from_wire(&error), body.error_description.and_then(description)));
@@ -136,7 +136,7 @@ fn description(raw: &RawValue) -> Option<Zeroizing<String>> {
 
 /// What of a description may be logged: up to 200 printable ASCII characters, which is enough for an
 /// operator and cannot forge a log line. A word too long for prose may be a secret, and is left out.
-pub(super) fn printable(description: &str) -> Option<String> {
+pub(crate) fn printable(description: &str) -> Option<String> {
     const MOST: usize = 200;
     const LONGEST_WORD: usize = 24;
     let mut text = String::new();

@@ -157,6 +157,12 @@ const LAYERS: &[Layer] = &[
         ],
         reason: "says and prints what the terminal sees",
     },
+    Layer {
+        level: 7,
+        module: "fuzzing",
+        may_use: &[Only("proxy", &["ProxyError", "headers", "target", "verdict"]), Only("token", &["client", "wire"])],
+        reason: "shows the fuzz targets what reads the network; nobody else sees it",
+    },
     Layer { level: 8, module: "main", may_use: &[All("cli")], reason: "hands over to the command line" },
 ];
 
