@@ -14,7 +14,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::{
+    net::sockopt::set_socket_linger,
+    process::{Pid, Signal, kill_process},
+};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
@@ -66,6 +69,12 @@ pub(crate) fn holds_for(while_: Duration, what: &str, mut condition: impl FnMut(
 /// Whether the drills take as long as they do in an acceptance run: `TOKEN_VALET_DRILL=full`.
 pub(crate) fn is_full_drill() -> bool {
     env::var("TOKEN_VALET_DRILL").is_ok_and(|drill| drill == "full")
+}
+
+/// Closes a connection by a reset.
+pub(crate) fn reset(stream: TcpStream) {
+    set_socket_linger(&stream, Some(Duration::ZERO)).expect("it is a socket");
+    drop(stream);
 }
 
 pub(crate) fn provider(settings: Settings) -> Provider {
@@ -468,6 +477,15 @@ impl Connection {
     /// Reads some bytes of a body as they come, chunk sizes and all.
     pub(crate) fn read_some(&mut self) -> io::Result<usize> {
         self.0.read(&mut [0; 4_096])
+    }
+
+    /// The connection itself, with what was not read of it lost.
+    pub(crate) fn into_stream(self) -> TcpStream {
+        self.0.into_inner()
+    }
+
+    pub(crate) fn stream(&self) -> &TcpStream {
+        self.0.get_ref()
     }
 
     /// Reads whatever comes until the end.

@@ -6,6 +6,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests wait by the clock that their provider uses")]
 
 mod commands;
+mod fin;
 mod grants;
 mod guard;
 mod harness;
@@ -16,6 +17,7 @@ mod metrics;
 mod odd_answers;
 mod outage;
 mod proxying;
+mod raw_api;
 mod rejections;
 mod secrets;
 mod stale;
