@@ -6,6 +6,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests wait by the clock that their provider uses")]
 
 mod commands;
+mod exactness;
 mod fin;
 mod grants;
 mod guard;
@@ -24,3 +25,4 @@ mod stale;
 mod state_file;
 mod steady;
 mod token_failures;
+mod trailers;
