@@ -252,6 +252,13 @@ impl Process {
         self.child.id()
     }
 
+    /// A value of `/proc/PID/status` in KiB, such as `VmRSS`.
+    pub(crate) fn memory(&self, name: &str) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.id())).expect("it runs");
+        let value = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        value.expect("a known name").trim_matches(|c: char| !c.is_ascii_digit()).parse().expect("a number")
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).expect("it runs");
     }
