@@ -16,7 +16,7 @@ use std::{
 
 use rustix::{
     net::sockopt::set_socket_linger,
-    process::{Pid, Signal, kill_process},
+    process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit},
 };
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -69,6 +69,12 @@ pub(crate) fn holds_for(while_: Duration, what: &str, mut condition: impl FnMut(
 /// Whether the drills take as long as they do in an acceptance run: `TOKEN_VALET_DRILL=full`.
 pub(crate) fn is_full_drill() -> bool {
     env::var("TOKEN_VALET_DRILL").is_ok_and(|drill| drill == "full")
+}
+
+/// Lets this process, and what it starts, have as many descriptors as it may.
+pub(crate) fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).expect("up to the maximum it may");
 }
 
 /// Closes a connection by a reset.

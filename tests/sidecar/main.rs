@@ -21,6 +21,7 @@ mod proxying;
 mod raw_api;
 mod rejections;
 mod secrets;
+mod slowloris;
 mod stale;
 mod state_file;
 mod steady;
