@@ -15,6 +15,7 @@ mod layering;
 mod lifecycle;
 mod memory;
 mod metrics;
+mod mixup;
 mod odd_answers;
 mod outage;
 mod proxying;
