@@ -48,8 +48,8 @@ pub enum BodyError {
 pub(super) enum Upload {
     /// As the caller sends it, once the gate is open.
     Streamed { incoming: RequestBody, patience: Patience, gate: Option<Gate>, shared: Option<Rc<Shared>> },
-    /// As it was kept when it was first sent.
-    Again(Full<Bytes>),
+    /// As it was kept when it was first sent, and as it was framed.
+    Again { body: Full<Bytes>, is_chunked: bool },
 }
 
 /// What the upload, which belongs to the connection, tells the request that it is part of.
@@ -61,6 +61,7 @@ pub(super) struct Shared {
     /// Why the caller's part of it failed.
     fault: Cell<Option<UploadFault>>,
     gatekeeper: Option<Gatekeeper>,
+    is_chunked: bool,
     copy: RefCell<Copy>,
 }
 
@@ -88,6 +89,7 @@ impl Upload {
                 waits_for_caller: Cell::new(false),
                 fault: Cell::new(None),
                 gatekeeper: gate.as_ref().map(Gate::keeper),
+                is_chunked: incoming.size_hint().exact().is_none(),
                 copy: RefCell::new(Copy::new(memory.clone())),
             })
         });
@@ -97,14 +99,14 @@ impl Upload {
 
     /// No body, and not to be sent again.
     pub(super) fn once() -> (Self, UploadWatch) {
-        (Self::Again(Full::default()), UploadWatch::Once)
+        (Self::Again { body: Full::default(), is_chunked: false }, UploadWatch::Once)
     }
 
     /// Who opens the gate that it waits at.
     pub(super) fn gatekeeper(&self) -> Option<&Gatekeeper> {
         match self {
             Self::Streamed { shared: Some(shared), .. } => shared.gatekeeper.as_ref(),
-            Self::Streamed { shared: None, .. } | Self::Again(_) => None,
+            Self::Streamed { shared: None, .. } | Self::Again { .. } => None,
         }
     }
 }
@@ -132,21 +134,22 @@ impl Body for Upload {
                 }
                 frame
             }
-            Self::Again(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
+            Self::Again { body, .. } => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Streamed { incoming, .. } => incoming.is_end_stream(),
-            Self::Again(body) => body.is_end_stream(),
+            Self::Again { body, .. } => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Streamed { incoming, .. } => incoming.size_hint(),
-            Self::Again(body) => body.size_hint(),
+            Self::Again { is_chunked: true, .. } => SizeHint::new(),
+            Self::Again { body, is_chunked: false } => body.size_hint(),
         }
     }
 }
@@ -213,12 +216,12 @@ impl UploadWatch {
 
     /// The same body once more; `None` if it has not ended or was not kept whole.
     pub(super) fn again(&self) -> Option<Upload> {
-        let body = match self {
-            Self::NoBody => Bytes::new(),
+        let (body, is_chunked) = match self {
+            Self::NoBody => (Bytes::new(), false),
             Self::Once => return None,
-            Self::Body(shared) => shared.copy.borrow().whole()?,
+            Self::Body(shared) => (shared.copy.borrow().whole()?, shared.is_chunked),
         };
-        Some(Upload::Again(Full::new(body)))
+        Some(Upload::Again { body: Full::new(body), is_chunked })
     }
 }
 

@@ -17,6 +17,7 @@ mod memory;
 mod metrics;
 mod mixup;
 mod odd_answers;
+mod old_messages;
 mod outage;
 mod proxying;
 mod raw_api;

@@ -40,7 +40,7 @@ fn trailers_of_a_request_arrive_at_the_api_without_those_that_could_change_it() 
     let (_provider, sidecar) = api.sidecar();
     let mut caller = sidecar.connect();
     let body = "4\r\nbody\r\n3\r\n, 2\r\n0\r\n";
-    let request = format!("POST / HTTP/1.1\r\nHost: a\r\n{CHUNKED}{DECLARED}\r\n{body}{TRAILERS}\r\n");
+    let request = format!("POST / HTTP/1.1\r\nHost: localhost\r\n{CHUNKED}{DECLARED}\r\n{body}{TRAILERS}\r\n");
     caller.send(request.as_bytes()).expect("it listens");
     assert_eq!(caller.response("POST").expect("an answer").status, 200);
 
@@ -56,7 +56,7 @@ fn trailers_of_a_request_arrive_at_the_api_without_those_that_could_change_it() 
 /// Everything of an answer with trailers, to a caller that sends these fields.
 fn answered(sidecar: &Sidecar, fields: &str) -> String {
     let mut caller = sidecar.connect();
-    let request = format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
+    let request = format!("GET / HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n");
     caller.send(request.as_bytes()).expect("it listens");
     let mut answer = Vec::new();
     caller.rest(&mut answer).expect("an orderly end");
