@@ -8,6 +8,7 @@
 mod commands;
 mod grants;
 mod harness;
+mod http2;
 mod layering;
 mod lifecycle;
 mod memory;
