@@ -12,12 +12,13 @@ use bytes::Bytes;
 use h2::Reason;
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
-use hyper::{body::Incoming, client::conn::http1};
+use hyper::client::conn::http1;
 
 use super::{
     Protocol,
     pool::{Multiplexed, Shelf},
 };
+use crate::received::{Interrupted, Received};
 
 /// A connection for one request: all of it, or a stream of one that others use too.
 #[derive(Debug)]
@@ -91,7 +92,11 @@ impl<B: Body + 'static> Connection<B> {
             }
         };
         let mut failure = match sent {
-            Ok(response) => return Ok(response.map(|incoming| PooledBody { incoming, connection: Some(self) })),
+            Ok(response) => {
+                let version = response.version();
+                let body = |incoming| PooledBody { received: Received::new(incoming, version), connection: Some(self) };
+                return Ok(response.map(body));
+            }
             Err(failure) => failure,
         };
         match (failure.take_message().filter(|_| self.origin == Origin::Pool), &self.carrier) {
@@ -159,16 +164,16 @@ fn cause<T: Error + 'static>(error: &hyper::Error) -> Option<&T> {
 /// A response's body; read to its end and dropped, it gives its connection back to the pool.
 #[derive(Debug)]
 pub struct PooledBody<B> {
-    incoming: Incoming,
+    received: Received,
     connection: Option<Connection<B>>,
 }
 
 impl<B> Body for PooledBody<B> {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Interrupted;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let frame = ready!(Pin::new(&mut self.incoming).poll_frame(cx));
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Interrupted>>> {
+        let frame = ready!(Pin::new(&mut self.received).poll_frame(cx));
         if matches!(frame, Some(Err(_))) {
             self.connection = None;
         } else if frame.is_none() {
@@ -178,11 +183,11 @@ impl<B> Body for PooledBody<B> {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        self.received.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        self.received.size_hint()
     }
 }
 
@@ -201,7 +206,7 @@ impl<B> PooledBody<B> {
 
 impl<B> Drop for PooledBody<B> {
     fn drop(&mut self) {
-        if self.incoming.is_end_stream() {
+        if self.received.is_end_stream() {
             self.give_back();
         }
     }

@@ -28,7 +28,10 @@ use tokio::{
 };
 
 use super::{HttpLimits, Place};
-use crate::patience::Patience;
+use crate::{
+    patience::Patience,
+    received::{Interrupted, Received},
+};
 
 /// What the connection is waiting for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,7 +96,7 @@ impl Watch {
         }
         self.enter(Phase::Request);
         let open = || Open { watch: self.clone(), request: number };
-        (RequestBody { incoming, open: open() }, OpenAnswer(open()))
+        (RequestBody { received: Received::new(incoming, version), open: open() }, OpenAnswer(open()))
     }
 
     fn enter(&self, phase: Phase) {
@@ -157,7 +160,7 @@ impl OpenAnswer {
 /// The body of a caller's request.
 #[derive(Debug)]
 pub struct RequestBody {
-    incoming: Incoming,
+    received: Received,
     open: Open,
 }
 
@@ -171,18 +174,18 @@ impl RequestBody {
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Interrupted;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        Pin::new(&mut self.incoming).poll_frame(cx)
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Interrupted>>> {
+        Pin::new(&mut self.received).poll_frame(cx)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        self.received.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        self.received.size_hint()
     }
 }
 
