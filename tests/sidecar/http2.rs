@@ -7,6 +7,7 @@ mod drill;
 mod floods;
 mod frames;
 mod messages;
+mod negotiation;
 mod sharing;
 
 use std::{future::Future, time::Instant};
