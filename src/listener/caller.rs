@@ -219,8 +219,13 @@ impl WatchedStream {
     /// is closed after its time, and before twice that.
     fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let state = self.watch.state();
-        if state.phase == Phase::Head && self.timed != state {
-            self.set_timer(state, self.header_timeout);
+        if self.timed != state {
+            if state.phase == Phase::Head {
+                self.set_timer(state, self.header_timeout);
+            } else if self.timed.phase == Phase::Head {
+                // The head has come, or it was HTTP/2's preface: its time says nothing any more.
+                self.set_timer(state, self.idle_timeout);
+            }
         }
         loop {
             ready!(self.timer.as_mut().poll(cx));

@@ -6,6 +6,7 @@ mod cuts;
 mod drill;
 mod floods;
 mod frames;
+mod lifetime;
 mod messages;
 mod negotiation;
 mod sharing;
