@@ -23,10 +23,13 @@ use super::{
 };
 use crate::{config::HttpVersion, executor::Local};
 
+/// Requests at once on one HTTP/2 connection, if the API allows as many.
+const MAX_STREAMS: u32 = 64;
 /// What the API may send ahead over HTTP/2 before the caller reads it: for one response, and for a
-/// connection. In bytes: at 50 ms away, 20 MB a second for one, 80 for all.
-const STREAM_WINDOW: u32 = 1_024 * 1_024;
-const CONNECTION_WINDOW: u32 = 4 * 1_024 * 1_024;
+/// connection. In bytes: at 50 ms away, 5 MB a second for one. Responses that their callers leave
+/// unread do not use up the window of the others.
+const STREAM_WINDOW: u32 = 256 * 1_024;
+const CONNECTION_WINDOW: u32 = MAX_STREAMS * STREAM_WINDOW;
 /// How much of an upload is buffered for a request over HTTP/2, in bytes.
 const SEND_BUFFER: usize = 256 * 1_024;
 /// The largest head of a response over HTTP/2, in bytes.
@@ -279,6 +282,6 @@ impl<B> Shelf<B> {
 impl<B> Multiplexed<B> {
     /// An origin that allows none at all is tried nonetheless, by one request at a time.
     fn has_room(&self) -> bool {
-        self.streams.get() < self.max_streams.get().max(1)
+        self.streams.get() < self.max_streams.get().clamp(1, MAX_STREAMS as usize)
     }
 }

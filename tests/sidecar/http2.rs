@@ -2,6 +2,7 @@
 
 mod api;
 mod caller;
+mod callers;
 mod cuts;
 mod drill;
 mod floods;

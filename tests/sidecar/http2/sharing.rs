@@ -32,7 +32,8 @@ fn two_hundred_first_requests_at_once_open_few_connections() {
     let (_provider, sidecar) = before(&api);
     run(all_at_once(&sidecar, 200));
     let connections = api.record().connections.len();
-    assert!(connections <= 2, "{connections}");
+    // At most 64 requests each, whatever the API allows.
+    assert!(connections <= 4, "{connections}");
     // And those that are there are used again.
     run(all_at_once(&sidecar, 100));
     assert_eq!(api.record().connections.len(), connections);
