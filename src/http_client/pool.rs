@@ -7,15 +7,20 @@
 use std::{
     cell::{Cell, RefCell},
     future::poll_fn,
+    io,
     pin::Pin,
     rc::Rc,
+    sync::Arc,
     time::Duration,
 };
 
 use http_body::Body;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{sync::Semaphore, task::spawn_local};
+use tokio::{
+    sync::{Notify, Semaphore},
+    task::spawn_local,
+};
 
 use super::{
     ConnectError, Connector, Need, Protocol, Stream,
@@ -197,23 +202,39 @@ where
 }
 
 /// The sender, and how many streams the origin allows: what it says of that may change at any time.
+///
+/// Waits for the origin's first word of it (RFC 9113 section 3.4), or those who share the connection
+/// would send more than it takes, and have it refused. So an origin that does not speak HTTP/2 gets no
+/// request either.
 async fn http2_sender<B>(stream: Stream) -> Result<(http2::SendRequest<B>, Rc<Cell<usize>>), ConnectError>
 where
     B: Body + Unpin + 'static,
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
+    let heard = Arc::new(Notify::new());
     let (sender, mut driver) = http2::Builder::new(Local)
         .timer(TokioTimer::new())
+        // Until the origin says otherwise; if it does not say, there is no limit but ours.
+        .initial_max_send_streams(0)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER)
         .max_header_list_size(MAX_HEAD)
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_INTERVAL)
-        .handshake(TokioIo::new(stream))
+        .handshake(TokioIo::new(stream.telling(Arc::clone(&heard))))
         .await
         .map_err(ConnectError::Http)?;
+    while driver.current_max_send_streams() == 0 {
+        tokio::select! {
+            () = heard.notified() => {}
+            ended = &mut driver => {
+                ended.map_err(ConnectError::Http)?;
+                return Err(ConnectError::Tcp(io::ErrorKind::ConnectionAborted.into()));
+            }
+        }
+    }
     let max_streams = Rc::new(Cell::new(driver.current_max_send_streams()));
     let newest = Rc::clone(&max_streams);
     spawn_local(async move {

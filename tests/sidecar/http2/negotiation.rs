@@ -2,8 +2,9 @@
 
 use std::{
     io::{Read, Write},
-    net::{TcpListener, TcpStream},
+    net::{Shutdown, TcpListener, TcpStream},
     process::Command,
+    sync::mpsc,
     thread,
 };
 
@@ -143,17 +144,28 @@ fn an_upgrade_finds_http1_beside_http2() {
 }
 
 #[test]
-fn an_api_that_answers_the_preface_in_http1_is_broken() {
+fn an_api_that_answers_the_preface_in_http1_gets_no_request() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("it is bound");
+    let (seen, record) = mpsc::channel();
     thread::spawn(move || {
         for mut stream in listener.incoming().map_while(Result::ok) {
-            let _ = stream.read(&mut [0; 24]);
+            let mut preface = [0; 24];
+            let _ = stream.read_exact(&mut preface);
             let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
+            let _ = stream.shutdown(Shutdown::Write);
+            let mut rest = preface.to_vec();
+            let _ = stream.read_to_end(&mut rest);
+            let _ = seen.send(rest);
         }
     });
-    let (_provider, sidecar) = before_address(address);
-    sidecar.get("/").assert_problem(502, "upstream_broken");
+    let (provider, sidecar) = before_address(address);
+    sidecar.get("/").assert_problem(502, "upstream_connect");
+    let seen = record.recv_timeout(DEADLINE).expect("a connection");
+    let token = &provider.issued_secrets()[0];
+    assert!(!seen.windows(token.len()).any(|part| part == token.as_bytes()));
+    // Nor any other head.
+    assert!(seen.len() < 200, "{} bytes", seen.len());
 }
 
 #[test]
