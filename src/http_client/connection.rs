@@ -34,10 +34,14 @@ pub(super) enum Carrier<B> {
     Http2(Ticket<B>),
 }
 
-/// Whether a connection has served before.
+/// Where a connection comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Origin {
+    /// Made for this request.
     New,
+    /// Made for another one, while this one waited.
+    Shared,
+    /// Has been there.
     Pool,
 }
 
@@ -63,7 +67,7 @@ impl<B: Body + 'static> Connection<B> {
     /// Returns true if the request had to wait for it to be made.
     #[must_use]
     pub fn is_new(&self) -> bool {
-        self.origin == Origin::New
+        self.origin != Origin::Pool
     }
 
     /// What is spoken on it.
@@ -78,8 +82,8 @@ impl<B: Body + 'static> Connection<B> {
     /// Sends the request and waits for the head of its response.
     ///
     /// # Errors
-    /// When the connection ends before that. If it had been idle and nothing of the request was
-    /// sent, its body is given back and can go out on another one.
+    /// When the connection ends before that. If it was not made for this request and nothing of the
+    /// request was sent, its body is given back and can go out on another one.
     ///
     /// # Cancel safety
     /// Dropping the future closes the connection, or the stream, which tells the origin that nobody listens.
@@ -99,7 +103,7 @@ impl<B: Body + 'static> Connection<B> {
             }
             Err(failure) => failure,
         };
-        match (failure.take_message().filter(|_| self.origin == Origin::Pool), &self.carrier) {
+        match (failure.take_message().filter(|_| self.origin != Origin::New), &self.carrier) {
             (Some(request), _) => {
                 self.retire();
                 Err(SendError::Unsent(Box::new(request.into_body())))
@@ -132,7 +136,7 @@ impl<B: Body + 'static> Connection<B> {
 /// Why there is no response.
 #[derive(Debug)]
 pub enum SendError<B> {
-    /// The origin had closed the idle connection; nothing was sent of the request with this body.
+    /// The origin had closed the connection before; nothing was sent of the request with this body.
     Unsent(Box<B>),
     /// The origin says that it has not processed the request (HTTP/2).
     Refused(hyper::Error),

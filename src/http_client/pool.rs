@@ -145,7 +145,7 @@ where
             let turn = self.turns.acquire().await.expect("the semaphore is never closed");
             // Whoever had the turn before may have made it, or found that there is nothing to share.
             if let Some(ticket) = self.shelf.ticket() {
-                return Ok(self.hand_out(Carrier::Http2(ticket), Origin::New));
+                return Ok(self.hand_out(Carrier::Http2(ticket), Origin::Shared));
             }
             if self.speaks(need) == Some(Protocol::Http1) {
                 drop(turn);

@@ -7,6 +7,7 @@ mod cuts;
 mod drill;
 mod floods;
 mod frames;
+mod goodbye;
 mod lifetime;
 mod messages;
 mod negotiation;

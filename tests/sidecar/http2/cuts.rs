@@ -41,18 +41,16 @@ fn an_answer_that_breaks_off_never_looks_whole() {
         Cut::GoAway { last_stream: 1, code: INTERNAL_ERROR },
     ] {
         let address = Wire::api(move |_, wire| {
-            let (stream, _) = wire.request()?;
-            wire.send(HEADERS, END_HEADERS, stream, STATUS_200)?;
-            wire.send(DATA, 0, stream, b"half")?;
-            match cut {
-                Cut::Close => {}
-                Cut::Reset(code) => {
-                    wire.reset(stream, code)?;
-                    wire.drain();
+            loop {
+                let (stream, _) = wire.request()?;
+                wire.send(HEADERS, END_HEADERS, stream, STATUS_200)?;
+                wire.send(DATA, 0, stream, b"half")?;
+                match cut {
+                    Cut::Close => return Ok(()),
+                    Cut::Reset(code) => wire.reset(stream, code)?,
+                    Cut::GoAway { last_stream, code } => return wire.go_away(last_stream, code),
                 }
-                Cut::GoAway { last_stream, code } => wire.go_away(last_stream, code)?,
             }
-            Ok(())
         });
         let (_provider, sidecar) = before_address(address);
         let mut old = sidecar.connect();
