@@ -8,7 +8,7 @@ mod stream;
 use std::{io, sync::Arc, time::Duration};
 
 use rustls::{
-    ClientConfig,
+    AlertDescription, ClientConfig,
     pki_types::{InvalidDnsNameError, ServerName},
 };
 use tokio::{
@@ -129,14 +129,25 @@ impl Connector {
             return Ok((Transport::Plain(tcp), if is_http2 { Protocol::Http2 } else { Protocol::Http1 }));
         };
         let connector = if need == Need::Http1 { http1 } else { any };
-        let tls = connector.connect(name.clone(), tcp).await.map_err(ConnectError::Tls)?;
+        let demands_http2 = self.http == HttpVersion::Http2 && need == Need::Any;
+        let tls = match connector.connect(name.clone(), tcp).await {
+            Ok(tls) => tls,
+            Err(error) if demands_http2 && shares_no_protocol(&error) => return Err(ConnectError::NotHttp2),
+            Err(error) => return Err(ConnectError::Tls(error)),
+        };
         let protocol = match tls.get_ref().1.alpn_protocol() {
             Some(ALPN_HTTP2) => Protocol::Http2,
-            _ if self.http == HttpVersion::Http2 && need == Need::Any => return Err(ConnectError::NotHttp2),
+            _ if demands_http2 => return Err(ConnectError::NotHttp2),
             _ => Protocol::Http1,
         };
         Ok((Transport::Tls(Box::new(tls)), protocol))
     }
+}
+
+/// Whether the origin refuses the handshake as it speaks nothing of what was offered (RFC 7301 section 3.2).
+fn shares_no_protocol(error: &io::Error) -> bool {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
+    matches!(cause, Some(rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol)))
 }
 
 impl std::fmt::Debug for Connector {

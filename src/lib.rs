@@ -27,6 +27,7 @@ pub mod metrics;
 pub mod patience;
 pub mod process;
 pub mod proxy;
+pub mod received;
 pub mod report;
 pub mod sandbox;
 pub mod secret;

@@ -34,8 +34,9 @@ const SURPLUS_PATIENCE: Duration = Duration::from_secs(1);
 /// Requests at once on one HTTP/2 connection.
 const MAX_STREAMS: u32 = 128;
 /// What a caller may send ahead over HTTP/2 before it is read: for one request, and for a connection. In bytes.
-const STREAM_WINDOW: u32 = 256 * 1_024;
-const CONNECTION_WINDOW: u32 = 1_024 * 1_024;
+/// Enough for a caller on this machine; and uploads that stand still leave room for those that do not.
+const STREAM_WINDOW: u32 = 64 * 1_024;
+const CONNECTION_WINDOW: u32 = MAX_STREAMS * STREAM_WINDOW;
 /// How much of an answer is buffered for a request over HTTP/2, in bytes.
 const SEND_BUFFER: usize = 256 * 1_024;
 /// Requests that a caller may reset before they are looked at; one more ends the connection

@@ -224,8 +224,10 @@ impl Proxy {
                 SendError::Stalled(_) | SendError::Broken(_) => false,
             };
             body = match failure {
+                // It may yet go out for the first time.
                 SendError::Unsent(unsent) => *unsent,
                 SendError::Refused(error) | SendError::Closed(error) | SendError::Broken(error) => {
+                    is_first = false;
                     let again = watch.again().filter(|_| may_repeat);
                     again.ok_or_else(|| ProxyError::broken(error, watch.fault()))?
                 }
@@ -234,7 +236,6 @@ impl Proxy {
             // Not an idle one again: the API may have closed them all.
             connection = self.pool.connect(outbound.need()).await?;
             bearer = self.bearer(self.clock.now()).await?;
-            is_first = false;
         }
     }
 

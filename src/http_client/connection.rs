@@ -12,12 +12,13 @@ use bytes::Bytes;
 use h2::Reason;
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
-use hyper::{body::Incoming, client::conn::http1};
+use hyper::client::conn::http1;
 
 use super::{
     Protocol,
     pool::{Multiplexed, Shelf},
 };
+use crate::received::{Interrupted, Received};
 
 /// A connection for one request: all of it, or a stream of one that others use too.
 #[derive(Debug)]
@@ -33,10 +34,14 @@ pub(super) enum Carrier<B> {
     Http2(Ticket<B>),
 }
 
-/// Whether a connection has served before.
+/// Where a connection comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Origin {
+    /// Made for this request.
     New,
+    /// Made for another one, while this one waited.
+    Shared,
+    /// Has been there.
     Pool,
 }
 
@@ -62,7 +67,7 @@ impl<B: Body + 'static> Connection<B> {
     /// Returns true if the request had to wait for it to be made.
     #[must_use]
     pub fn is_new(&self) -> bool {
-        self.origin == Origin::New
+        self.origin != Origin::Pool
     }
 
     /// What is spoken on it.
@@ -77,8 +82,8 @@ impl<B: Body + 'static> Connection<B> {
     /// Sends the request and waits for the head of its response.
     ///
     /// # Errors
-    /// When the connection ends before that. If it had been idle and nothing of the request was
-    /// sent, its body is given back and can go out on another one.
+    /// When the connection ends before that. If it was not made for this request and nothing of the
+    /// request was sent, its body is given back and can go out on another one.
     ///
     /// # Cancel safety
     /// Dropping the future closes the connection, or the stream, which tells the origin that nobody listens.
@@ -91,10 +96,14 @@ impl<B: Body + 'static> Connection<B> {
             }
         };
         let mut failure = match sent {
-            Ok(response) => return Ok(response.map(|incoming| PooledBody { incoming, connection: Some(self) })),
+            Ok(response) => {
+                let version = response.version();
+                let body = |incoming| PooledBody { received: Received::new(incoming, version), connection: Some(self) };
+                return Ok(response.map(body));
+            }
             Err(failure) => failure,
         };
-        match (failure.take_message().filter(|_| self.origin == Origin::Pool), &self.carrier) {
+        match (failure.take_message().filter(|_| self.origin != Origin::New), &self.carrier) {
             (Some(request), _) => {
                 self.retire();
                 Err(SendError::Unsent(Box::new(request.into_body())))
@@ -127,7 +136,7 @@ impl<B: Body + 'static> Connection<B> {
 /// Why there is no response.
 #[derive(Debug)]
 pub enum SendError<B> {
-    /// The origin had closed the idle connection; nothing was sent of the request with this body.
+    /// The origin had closed the connection before; nothing was sent of the request with this body.
     Unsent(Box<B>),
     /// The origin says that it has not processed the request (HTTP/2).
     Refused(hyper::Error),
@@ -159,16 +168,16 @@ fn cause<T: Error + 'static>(error: &hyper::Error) -> Option<&T> {
 /// A response's body; read to its end and dropped, it gives its connection back to the pool.
 #[derive(Debug)]
 pub struct PooledBody<B> {
-    incoming: Incoming,
+    received: Received,
     connection: Option<Connection<B>>,
 }
 
 impl<B> Body for PooledBody<B> {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Interrupted;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let frame = ready!(Pin::new(&mut self.incoming).poll_frame(cx));
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Interrupted>>> {
+        let frame = ready!(Pin::new(&mut self.received).poll_frame(cx));
         if matches!(frame, Some(Err(_))) {
             self.connection = None;
         } else if frame.is_none() {
@@ -178,11 +187,11 @@ impl<B> Body for PooledBody<B> {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        self.received.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        self.received.size_hint()
     }
 }
 
@@ -201,7 +210,7 @@ impl<B> PooledBody<B> {
 
 impl<B> Drop for PooledBody<B> {
     fn drop(&mut self) {
-        if self.incoming.is_end_stream() {
+        if self.received.is_end_stream() {
             self.give_back();
         }
     }

@@ -7,15 +7,20 @@
 use std::{
     cell::{Cell, RefCell},
     future::poll_fn,
+    io,
     pin::Pin,
     rc::Rc,
+    sync::Arc,
     time::Duration,
 };
 
 use http_body::Body;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{sync::Semaphore, task::spawn_local};
+use tokio::{
+    sync::{Notify, Semaphore},
+    task::spawn_local,
+};
 
 use super::{
     ConnectError, Connector, Need, Protocol, Stream,
@@ -23,10 +28,13 @@ use super::{
 };
 use crate::{config::HttpVersion, executor::Local};
 
+/// Requests at once on one HTTP/2 connection, if the API allows as many.
+const MAX_STREAMS: u32 = 64;
 /// What the API may send ahead over HTTP/2 before the caller reads it: for one response, and for a
-/// connection. In bytes: at 50 ms away, 20 MB a second for one, 80 for all.
-const STREAM_WINDOW: u32 = 1_024 * 1_024;
-const CONNECTION_WINDOW: u32 = 4 * 1_024 * 1_024;
+/// connection. In bytes: at 50 ms away, 5 MB a second for one. Responses that their callers leave
+/// unread do not use up the window of the others.
+const STREAM_WINDOW: u32 = 256 * 1_024;
+const CONNECTION_WINDOW: u32 = MAX_STREAMS * STREAM_WINDOW;
 /// How much of an upload is buffered for a request over HTTP/2, in bytes.
 const SEND_BUFFER: usize = 256 * 1_024;
 /// The largest head of a response over HTTP/2, in bytes.
@@ -137,7 +145,7 @@ where
             let turn = self.turns.acquire().await.expect("the semaphore is never closed");
             // Whoever had the turn before may have made it, or found that there is nothing to share.
             if let Some(ticket) = self.shelf.ticket() {
-                return Ok(self.hand_out(Carrier::Http2(ticket), Origin::New));
+                return Ok(self.hand_out(Carrier::Http2(ticket), Origin::Shared));
             }
             if self.speaks(need) == Some(Protocol::Http1) {
                 drop(turn);
@@ -194,23 +202,39 @@ where
 }
 
 /// The sender, and how many streams the origin allows: what it says of that may change at any time.
+///
+/// Waits for the origin's first word of it (RFC 9113 section 3.4), or those who share the connection
+/// would send more than it takes, and have it refused. So an origin that does not speak HTTP/2 gets no
+/// request either.
 async fn http2_sender<B>(stream: Stream) -> Result<(http2::SendRequest<B>, Rc<Cell<usize>>), ConnectError>
 where
     B: Body + Unpin + 'static,
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
+    let heard = Arc::new(Notify::new());
     let (sender, mut driver) = http2::Builder::new(Local)
         .timer(TokioTimer::new())
+        // Until the origin says otherwise; if it does not say, there is no limit but ours.
+        .initial_max_send_streams(0)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER)
         .max_header_list_size(MAX_HEAD)
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_INTERVAL)
-        .handshake(TokioIo::new(stream))
+        .handshake(TokioIo::new(stream.telling(Arc::clone(&heard))))
         .await
         .map_err(ConnectError::Http)?;
+    while driver.current_max_send_streams() == 0 {
+        tokio::select! {
+            () = heard.notified() => {}
+            ended = &mut driver => {
+                ended.map_err(ConnectError::Http)?;
+                return Err(ConnectError::Tcp(io::ErrorKind::ConnectionAborted.into()));
+            }
+        }
+    }
     let max_streams = Rc::new(Cell::new(driver.current_max_send_streams()));
     let newest = Rc::clone(&max_streams);
     spawn_local(async move {
@@ -279,6 +303,6 @@ impl<B> Shelf<B> {
 impl<B> Multiplexed<B> {
     /// An origin that allows none at all is tried nonetheless, by one request at a time.
     fn has_room(&self) -> bool {
-        self.streams.get() < self.max_streams.get().max(1)
+        self.streams.get() < self.max_streams.get().clamp(1, MAX_STREAMS as usize)
     }
 }

@@ -3,6 +3,7 @@
 use std::{
     io,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -10,6 +11,7 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
+    sync::Notify,
 };
 use tokio_rustls::client::TlsStream;
 
@@ -21,6 +23,8 @@ use crate::patience::Patience;
 pub struct Stream {
     transport: Transport,
     write_patience: Patience,
+    /// Told of each read that is over. Not an `Rc`, as hyper wants what it may upgrade to be [`Send`].
+    listener: Option<Arc<Notify>>,
 }
 
 #[derive(Debug)]
@@ -49,7 +53,12 @@ macro_rules! on_transport {
 
 impl Stream {
     pub(super) fn new(transport: Transport, write_timeout: Duration) -> Self {
-        Self { transport, write_patience: Patience::new(write_timeout) }
+        Self { transport, write_patience: Patience::new(write_timeout), listener: None }
+    }
+
+    /// Has `listener` told whenever something is read, or the end.
+    pub(super) fn telling(self, listener: Arc<Notify>) -> Self {
+        Self { listener: Some(listener), ..self }
     }
 
     fn patiently<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -63,7 +72,13 @@ impl Stream {
 
 impl AsyncRead for Stream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        on_transport!(self, io => io.poll_read(cx, buf))
+        let read = on_transport!(self, io => io.poll_read(cx, buf));
+        if read.is_ready()
+            && let Some(listener) = &self.listener
+        {
+            listener.notify_one();
+        }
+        read
     }
 }
 

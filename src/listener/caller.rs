@@ -29,7 +29,10 @@ use tokio::{
 };
 
 use super::{HttpLimits, Place};
-use crate::patience::Patience;
+use crate::{
+    patience::Patience,
+    received::{Interrupted, Received},
+};
 
 /// What the connection is waiting for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,7 +100,8 @@ impl Watch {
         }
         self.enter(Phase::Request);
         let open = || Open { watch: self.clone(), request: number };
-        (RequestBody { incoming, open: open() }, OpenAnswer { open: open(), version })
+        let received = Received::new(incoming, version);
+        (RequestBody { received, open: open() }, OpenAnswer { open: open(), version })
     }
 
     fn enter(&self, phase: Phase) {
@@ -171,7 +175,7 @@ impl OpenAnswer {
 /// The body of a caller's request.
 #[derive(Debug)]
 pub struct RequestBody {
-    incoming: Incoming,
+    received: Received,
     open: Open,
 }
 
@@ -185,18 +189,18 @@ impl RequestBody {
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Interrupted;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        Pin::new(&mut self.incoming).poll_frame(cx)
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Interrupted>>> {
+        Pin::new(&mut self.received).poll_frame(cx)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        self.received.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        self.received.size_hint()
     }
 }
 
@@ -230,8 +234,13 @@ impl WatchedStream {
     /// is closed after its time, and before twice that.
     fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let state = self.watch.state();
-        if state.phase == Phase::Head && self.timed != state {
-            self.set_timer(state, self.header_timeout);
+        if self.timed != state {
+            if state.phase == Phase::Head {
+                self.set_timer(state, self.header_timeout);
+            } else if self.timed.phase == Phase::Head {
+                // The head has come, or it was HTTP/2's preface: its time says nothing any more.
+                self.set_timer(state, self.idle_timeout);
+            }
         }
         loop {
             ready!(self.timer.as_mut().poll(cx));

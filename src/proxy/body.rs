@@ -24,6 +24,7 @@ use crate::{
     http_client::{Connection, PooledBody},
     listener::RequestBody,
     patience::Patience,
+    received::Interrupted,
 };
 
 /// Why a body ends before its end.
@@ -31,10 +32,10 @@ use crate::{
 pub enum BodyError {
     /// The caller's connection, or what it sent.
     #[error("the caller's body broke off")]
-    Caller(#[source] hyper::Error),
+    Caller(#[source] Interrupted),
     /// The API's connection, or what it sent.
     #[error("the API's body broke off")]
-    Api(#[source] hyper::Error),
+    Api(#[source] Interrupted),
     /// No progress for `upstream.idle_body_timeout`.
     #[error("the body stood still for too long")]
     Stalled,

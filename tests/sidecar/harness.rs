@@ -26,7 +26,7 @@ use token_valet::sandbox::{Provider, Settings};
 /// How long anything may take before a test fails: far longer than it needs, even on a busy machine.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 /// How often a condition is looked at.
-const POLL: Duration = Duration::from_millis(10);
+pub(crate) const POLL: Duration = Duration::from_millis(10);
 
 /// What most tests ask for.
 pub(crate) const ACCOUNTS: &str = "/api/fdx/5/accounts";

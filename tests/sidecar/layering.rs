@@ -40,6 +40,7 @@ const LAYERS: &[Layer] = &[
     Layer { level: 0, module: "executor", may_use: &[], reason: "where tasks run" },
     Layer { level: 0, module: "metrics", may_use: &[], reason: "what is counted is told by those who count" },
     Layer { level: 0, module: "patience", may_use: &[], reason: "a bound on standing still, whatever it is that does" },
+    Layer { level: 0, module: "received", may_use: &[], reason: "the body of a message, from either side" },
     Layer { level: 0, module: "process", may_use: &[], reason: "what is asked of the kernel" },
     Layer { level: 0, module: "report", may_use: &[], reason: "shows any error" },
     Layer { level: 0, module: "secret", may_use: &[], reason: "a secret guards itself" },
@@ -65,7 +66,15 @@ const LAYERS: &[Layer] = &[
     Layer {
         level: 3,
         module: "http_client",
-        may_use: &[All("config"), All("tls"), All("clock"), All("metrics"), All("patience"), All("executor")],
+        may_use: &[
+            All("config"),
+            All("tls"),
+            All("clock"),
+            All("metrics"),
+            All("patience"),
+            All("executor"),
+            All("received"),
+        ],
         reason: "connections to an origin, whatever is sent on them",
     },
     Layer {
@@ -77,7 +86,7 @@ const LAYERS: &[Layer] = &[
     Layer {
         level: 4,
         module: "listener",
-        may_use: &[All("config"), All("executor"), All("metrics"), All("patience"), All("shutdown")],
+        may_use: &[All("config"), All("executor"), All("metrics"), All("patience"), All("received"), All("shutdown")],
         reason: "accepts, and knows nothing of what is served",
     },
     Layer {
@@ -89,6 +98,7 @@ const LAYERS: &[Layer] = &[
             Only("token", &["Bearer", "FollowUp", "Renewal", "Replay", "TokenCell", "Unavailable"]),
             Only("listener", &["RequestBody"]),
             All("patience"),
+            All("received"),
             All("http_client"),
             All("metrics"),
             All("shutdown"),

@@ -11,6 +11,7 @@ mod fin;
 mod grants;
 mod guard;
 mod harness;
+mod http2;
 mod layering;
 mod lifecycle;
 mod memory;

@@ -1,0 +1,80 @@
+//! How long a caller's connection lasts.
+
+use rustix::process::Signal;
+use token_valet::sandbox::Settings;
+use tokio::time::sleep;
+
+use super::{
+    api::{Api, Call},
+    caller::{Caller, answer, request},
+    eventually,
+    frames::{END_HEADERS, END_STREAM, GOAWAY, HEADERS, Wire, get},
+    run, setup,
+};
+use crate::harness::{provider, seconds};
+
+/// Answers `/slow` after a second, anything else at once.
+async fn slow(mut call: Call) {
+    if call.head.uri.path() == "/slow" {
+        sleep(seconds(1)).await;
+    }
+    call.answer(200, &[], "ok");
+}
+
+#[test]
+fn an_idle_connection_is_closed_and_a_busy_one_is_not() {
+    let api = Api::start(slow);
+    let provider = provider(Settings::default());
+    let sidecar = setup(&provider, &api).set("listen.idle_timeout", "200ms").start();
+    run(async {
+        let (busy, idle) = (Caller::connect(sidecar.address).await, Caller::connect(sidecar.address).await);
+        assert_eq!(idle.get("/").await.expect("an answer").status, 200);
+        assert_eq!(busy.get("/slow").await.expect("an answer").status, 200);
+        assert!(idle.driver.is_finished(), "it was idle for five times as long as it may be");
+        eventually("the other to be closed too", || busy.driver.is_finished()).await;
+    });
+}
+
+#[test]
+fn a_connection_without_any_request_is_closed() {
+    let api = Api::start(slow);
+    let provider = provider(Settings::default());
+    let sidecar = setup(&provider, &api).set("listen.header_timeout", "200ms").start();
+    run(async {
+        let caller = Caller::connect(sidecar.address).await;
+        eventually("it to be closed", || caller.driver.is_finished()).await;
+    });
+}
+
+#[test]
+fn a_drain_lets_requests_end_and_says_goodbye() {
+    let api = Api::start(slow);
+    let provider = provider(Settings::default());
+    let mut sidecar = setup(&provider, &api).start();
+    run(async {
+        let caller = Caller::connect(sidecar.address).await;
+        let head = request("GET", "/slow").body(()).expect("a head");
+        let (response, _) = caller.send(head, true).await.expect("it listens");
+        eventually("the request to arrive", || api.record().requests.len() == 1).await;
+        sidecar.process.signal(Signal::TERM);
+        let answer = answer(response).await.expect("it is answered all the same");
+        assert_eq!((answer.status, &answer.body[..]), (200, &b"ok"[..]));
+        eventually("the connection to be closed", || caller.driver.is_finished()).await;
+    });
+    assert_eq!(sidecar.process.exit_code(), 0);
+}
+
+#[test]
+fn a_drain_closes_idle_connections_with_a_goodbye() {
+    let api = Api::start(slow);
+    let provider = provider(Settings::default());
+    let mut sidecar = setup(&provider, &api).start();
+    let mut wire = Wire::connect(sidecar.address);
+    wire.send(HEADERS, END_HEADERS | END_STREAM, 1, &get()).expect("it listens");
+    while !wire.next().expect("an answer").ends_stream() {}
+    sidecar.process.signal(Signal::TERM);
+    let frame = wire.next().expect("a goodbye");
+    assert_eq!((frame.kind, frame.code()), (GOAWAY, 0));
+    wire.drain();
+    assert_eq!(sidecar.process.exit_code(), 0);
+}
