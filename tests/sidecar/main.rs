@@ -6,18 +6,24 @@
 #![allow(clippy::disallowed_methods, reason = "tests wait by the clock that their provider uses")]
 
 mod commands;
+mod expect;
+mod forwarded;
 mod grants;
 mod harness;
 mod layering;
 mod lifecycle;
+mod limits;
 mod memory;
 mod metrics;
 mod odd_answers;
 mod outage;
 mod proxying;
+mod raw_api;
 mod rejections;
 mod secrets;
 mod stale;
 mod state_file;
 mod steady;
 mod token_failures;
+mod tunnels;
+mod upgrades;
