@@ -75,7 +75,8 @@ impl Upgrade {
         in_flight: InFlight,
     ) -> Result<Response<ResponseBody>, ProxyError> {
         let api: OnUpgrade = response.extensions_mut().remove().ok_or(ProxyError::Malformed)?;
-        let (head, body) = response.into_parts();
+        let (mut head, body) = response.into_parts();
+        headers::to_client(&mut head.headers);
         let mut answer = Response::from_parts(head, ResponseBody::own(""));
         state(answer.headers_mut(), protocol);
         let Self { caller, body: busy, .. } = self;

@@ -79,6 +79,25 @@ fn a_handshake_reaches_the_api_with_the_token_and_its_answer_the_caller() {
 }
 
 #[test]
+fn a_switch_tells_the_caller_nothing_of_the_apis_connection() {
+    let api = RawApi::start();
+    let (_provider, sidecar) = api.sidecar(|setup| setup);
+    let (mut caller, mut upstream, _) = ask(&api, &sidecar, HANDSHAKE);
+    let more = "Connection: Upgrade, X-Private\r\nX-Private: 1\r\nKeep-Alive: timeout=5\r\nX-Kept: 1";
+    upstream.say(SWITCH.replace("Connection: Upgrade", more));
+    let answer = caller.head().expect("an answer");
+    assert_eq!(
+        (answer.status, answer.header("x-kept"), answer.header("connection")),
+        (101, Some("1"), Some("upgrade"))
+    );
+    for name in ["x-private", "keep-alive"] {
+        assert_eq!(answer.header(name), None, "{name}");
+    }
+    upstream.say("down");
+    caller.assert_hears("down");
+}
+
+#[test]
 fn a_switch_with_a_length_or_a_coding_still_begins_the_tunnel_at_once() {
     for framing in ["Content-Length: 4", "Transfer-Encoding: chunked"] {
         let api = RawApi::start();
