@@ -111,7 +111,9 @@ fn sole(headers: &HeaderMap) -> Option<&HeaderValue> {
 
 /// Whether a list of protocols has this one, with the same version.
 fn names(protocols: &HeaderValue, protocol: &[u8]) -> bool {
-    headers::list(protocols).any(|one| one.eq_ignore_ascii_case(protocol.trim_ascii()))
+    let protocol = protocol.trim_ascii();
+    // Lists may have empty elements, which name nothing (RFC 9110 section 5.6.1.2).
+    !protocol.is_empty() && headers::list(protocols).any(|one| one.eq_ignore_ascii_case(protocol))
 }
 
 /// Whether an answer changes the protocol.

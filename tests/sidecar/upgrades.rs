@@ -171,6 +171,7 @@ fn a_switch_to_what_was_not_asked_for_is_502_and_the_caller_goes_on() {
         ("websocket", ""),
         ("websocket", "Upgrade: websocket/13\r\n"),
         ("websocket", "Upgrade: websocket\r\nUpgrade: websocket\r\n"),
+        ("websocket,", "Upgrade: \r\n"),
         ("websocket, other", "Upgrade: websocket, other\r\n"),
     ] {
         let api = RawApi::start();
