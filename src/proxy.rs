@@ -193,7 +193,11 @@ impl Proxy {
         watch: &UploadWatch,
         mut bearer: Bearer,
     ) -> Result<(u64, Response<ResponseBody>), ProxyError> {
-        let mut connection = self.pool.checkout(outbound.need()).await?;
+        let mut connection = match &outbound.upgrade {
+            None => self.pool.checkout(outbound.need()).await?,
+            // It is sent once only, and an idle connection may be about to close.
+            Some(_) => self.pool.connect(outbound.need()).await?,
+        };
         let mut is_first = true;
         loop {
             let is_new = connection.is_new();

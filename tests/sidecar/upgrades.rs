@@ -141,7 +141,7 @@ fn a_refused_upgrade_is_an_ordinary_answer_and_both_connections_go_on() {
     {
         if nth > 0 {
             caller.say(HANDSHAKE);
-            upstream.asked();
+            upstream = api.asked().0;
         }
         upstream.say(format!("HTTP/1.1 {status}\r\n{fields}Sec-WebSocket-Version: 13\r\nContent-Length: 2\r\n\r\nno"));
         let answer = caller.response("GET").expect("an answer");
@@ -241,6 +241,21 @@ fn wishes_that_cannot_be_granted_are_taken_out_and_the_request_goes_on() {
         std::io::Read::read_exact(&mut caller.0, &mut said).expect("an answer");
         assert!(said.starts_with(b"HTTP/1.") && said.ends_with(b" 200 OK"), "{what}: {said:?}");
     }
+}
+
+#[test]
+fn an_upgrade_is_never_sent_on_an_idle_connection_that_the_api_may_be_closing() {
+    let api = RawApi::start();
+    let (_provider, sidecar) = api.sidecar(|setup| setup);
+    let (mut caller, mut upstream, _) = ask(&api, &sidecar, &get(""));
+    upstream.say(OK);
+    assert_eq!(caller.response("GET").expect("an answer").body, b"ok");
+    caller.say(HANDSHAKE);
+    let (mut fresh, _) = api.asked();
+    fresh.say(SWITCH);
+    assert_eq!(caller.head().expect("an answer").status, 101);
+    // The idle one is still there for others.
+    assert_serves(&api, &mut sidecar.connect(), Some(&mut upstream));
 }
 
 #[test]
