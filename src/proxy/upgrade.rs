@@ -40,15 +40,15 @@ pub(super) struct Upgrade {
 impl Upgrade {
     /// Takes the wish out of a request; gives the body back if there is none that can be granted.
     ///
-    /// None is granted over HTTP/1.0 or HTTP/2, or to a request with a body. Nor is `h2c`: requests
-    /// inside it would be seen by nobody here.
+    /// None is granted over HTTP/1.0 or HTTP/2, or to a request with a body. Nor is one to `h2c` or to
+    /// TLS (RFC 2817): requests inside it would be seen by nobody here.
     pub(super) fn take(head: &mut Parts, body: RequestBody) -> Result<Self, RequestBody> {
         let is_wished = head.version == Version::HTTP_11 && headers::connection_names(&head.headers, "upgrade");
         if !is_wished || !body.is_end_stream() {
             return Err(body);
         }
         match (sole(&head.headers).cloned(), head.extensions.remove()) {
-            (Some(protocols), Some(caller)) if !names(&protocols, b"h2c") => Ok(Self { protocols, caller, body }),
+            (Some(protocols), Some(caller)) if may_be_granted(&protocols) => Ok(Self { protocols, caller, body }),
             _ => Err(body),
         }
     }
@@ -107,6 +107,15 @@ fn state(headers: &mut HeaderMap, protocol: HeaderValue) {
 fn sole(headers: &HeaderMap) -> Option<&HeaderValue> {
     let mut values = headers.get_all(UPGRADE).iter();
     values.next().filter(|_| values.next().is_none())
+}
+
+/// Whether a list of protocols has one, and none that carries HTTP.
+fn may_be_granted(protocols: &HeaderValue) -> bool {
+    let carries_http = |protocol: &[u8]| {
+        let name = protocol.split(|b| *b == b'/').next().unwrap_or_default();
+        [&b"h2c"[..], b"tls", b"http"].iter().any(|known| name.eq_ignore_ascii_case(known))
+    };
+    headers::list(protocols).any(|protocol| !protocol.is_empty()) && !headers::list(protocols).any(carries_http)
 }
 
 /// Whether a list of protocols has this one, with the same version.

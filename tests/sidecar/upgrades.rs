@@ -215,6 +215,8 @@ fn wishes_that_cannot_be_granted_are_taken_out_and_the_request_goes_on() {
         ("h2c in a list", get("Connection: Upgrade\r\nUpgrade: websocket, H2C\r\n")),
         ("h2c behind an upgrade", get("Connection: Upgrade\r\nUpgrade: websocket\r\nUpgrade: h2c\r\n")),
         ("h2c before an upgrade", get("Connection: Upgrade\r\nUpgrade: h2c\r\nUpgrade: websocket\r\n")),
+        ("TLS", get("Connection: Upgrade\r\nUpgrade: TLS/1.0, HTTP/1.1\r\n")),
+        ("nothing named", get("Connection: Upgrade\r\nUpgrade: ,\r\n")),
         ("not named by Connection", get(websocket)),
         ("nothing but the option", get("Connection: upgrade\r\n")),
         ("HTTP/1.0", get(&format!("Connection: upgrade\r\n{websocket}")).replace("HTTP/1.1", "HTTP/1.0")),
