@@ -155,7 +155,11 @@ impl Proxy {
 
         let peer = body.peer();
         let (upgrade, (upload, watch)) = match Upgrade::take(head, body) {
-            Ok(upgrade) => (Some(upgrade), Upload::once()),
+            Ok(upgrade) => {
+                // There is no body to expect anything for.
+                expect::take(&mut head.headers, head.version, false);
+                (Some(upgrade), Upload::once())
+            }
             Err(body) => (None, self.upload(head, body)),
         };
         headers::to_upstream(&mut head.headers);

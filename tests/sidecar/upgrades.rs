@@ -261,6 +261,17 @@ fn an_upgrade_is_never_sent_on_an_idle_connection_that_the_api_may_be_closing() 
 }
 
 #[test]
+fn an_upgrade_expects_nothing_for_a_body_that_it_has_not() {
+    let api = RawApi::start();
+    let (_provider, sidecar) = api.sidecar(|setup| setup);
+    let request = HANDSHAKE.replace("Upgrade: websocket", "Upgrade: websocket\r\nExpect: 100-continue");
+    let (mut caller, mut upstream, asked) = ask(&api, &sidecar, &request);
+    assert!(asked.has("upgrade") && !asked.has("expect"), "{asked:?}");
+    upstream.say(SWITCH);
+    assert_eq!(caller.head().expect("an answer").status, 101);
+}
+
+#[test]
 fn an_upgrade_is_logged_like_any_request() {
     let api = RawApi::start();
     let (_provider, sidecar) = api.sidecar(|setup: Setup| setup.set("log.access", "all"));
