@@ -51,6 +51,7 @@ impl Proxy {
                 [listen]
                 address = "127.0.0.1:0"
                 idle_timeout = "1s"
+                header_timeout = "1s"
                 [admin]
                 address = "127.0.0.1:0"
                 [upstream]
