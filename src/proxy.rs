@@ -10,6 +10,7 @@ mod guard;
 pub(crate) mod headers;
 mod in_flight;
 mod outbound;
+mod repeats;
 mod replay;
 pub(crate) mod target;
 mod upgrade;
@@ -30,6 +31,7 @@ use self::{
     guard::Guard,
     in_flight::InFlightLimit,
     outbound::{Api, Outbound},
+    repeats::Repeats,
     replay::ReplayMemory,
     upgrade::Upgrade,
     verdict::Verdict,
@@ -38,7 +40,7 @@ pub use self::{body::ResponseBody, error::ProxyError, guard::Forbidden};
 use crate::{
     clock::{Clock, Moment},
     config::{Config, Forwarded},
-    http_client::{Connector, Pool, PooledBody, SendError},
+    http_client::{Connector, Pool, PooledBody},
     listener::RequestBody,
     metrics::{Rejection, TokenMetrics},
     token::{Bearer, FollowUp, Renewal, Replay, TokenCell},
@@ -165,7 +167,11 @@ impl Proxy {
 
         let peer = body.peer();
         let (upgrade, (upload, watch)) = match Upgrade::take(head, body) {
-            Ok(upgrade) => (Some(upgrade), Upload::once()),
+            Ok(upgrade) => {
+                // There is no body to expect anything for.
+                expect::take(&mut head.headers, head.version, false);
+                (Some(upgrade), Upload::once())
+            }
             Err(body) => (None, self.upload(head, body)),
         };
         headers::to_upstream(&mut head.headers);
@@ -191,11 +197,8 @@ impl Proxy {
         Upload::new(body, waits.then(Gate::new), self.idle_body_timeout, &self.replay_memory)
     }
 
-    /// Sends a request, stamped with the token as late as possible. Returns the generation that it went out with.
-    ///
-    /// A request that the API surely has not processed is sent once more; and so is one that changes
-    /// nothing, if the API closed an idle connection, most likely just as the request was sent on it
-    /// (RFC 9110 section 9.2.2).
+    /// Sends a request, stamped with the token as late as possible, and again where that is safe.
+    /// Returns the generation that it went out with.
     async fn send(
         &self,
         outbound: &Outbound<'_>,
@@ -203,36 +206,24 @@ impl Proxy {
         watch: &UploadWatch,
         mut bearer: Bearer,
     ) -> Result<(u64, Response<ResponseBody>), ProxyError> {
-        let mut connection = self.pool.checkout(outbound.need()).await?;
+        let mut connection = match &outbound.upgrade {
+            None => self.pool.checkout(outbound.need()).await?,
+            // It is sent once only, and an idle connection may be about to close.
+            Some(_) => self.pool.connect(outbound.need()).await?,
+        };
         if connection.is_new() {
             // Connecting took its time, in which the token may have expired.
             bearer = self.bearer(self.clock.now()).await?;
         }
-        let mut is_first = true;
+        let mut repeats = Repeats::default();
         loop {
             let Bearer { authorization, generation } = bearer;
             let is_new = connection.is_new();
             let request = outbound.request(body, connection.protocol(), authorization);
-            let failure = match self.head_of(connection.send(request), watch).await? {
+            match self.head_of(connection.send(request), watch).await? {
                 Ok(response) => return Ok((generation, self.receive(response, watch)?)),
-                Err(failure) => failure,
-            };
-            let may_repeat = match &failure {
-                SendError::Unsent(_) => true,
-                SendError::Refused(_) => is_first,
-                SendError::Closed(_) => is_first && !is_new && outbound.method.is_safe(),
-                SendError::Stalled(_) | SendError::Broken(_) => false,
-            };
-            body = match failure {
-                // It may yet go out for the first time.
-                SendError::Unsent(unsent) => *unsent,
-                SendError::Refused(error) | SendError::Closed(error) | SendError::Broken(error) => {
-                    is_first = false;
-                    let again = watch.again().filter(|_| may_repeat);
-                    again.ok_or_else(|| ProxyError::broken(error, watch.fault()))?
-                }
-                SendError::Stalled(error) => return Err(ProxyError::Stalled(error)),
-            };
+                Err(failure) => body = repeats.after(failure, is_new, outbound.method, watch)?,
+            }
             // Not an idle one again: the API may have closed them all.
             connection = self.pool.connect(outbound.need()).await?;
             bearer = self.bearer(self.clock.now()).await?;

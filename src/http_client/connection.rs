@@ -123,13 +123,17 @@ impl<B: Body + 'static> Connection<B> {
     /// RFC 9113 sections 6.8 and 8.7: what an origin refuses, it has not processed.
     fn http2_error(&self, error: hyper::Error) -> SendError<B> {
         let cause = cause::<h2::Error>(&error);
-        let is_refused = cause.is_some_and(|cause| {
-            cause.is_remote() && (cause.is_go_away() || cause.reason() == Some(Reason::REFUSED_STREAM))
-        });
+        let is_remote = cause.is_some_and(h2::Error::is_remote);
+        let is_farewell = is_remote && cause.is_some_and(h2::Error::is_go_away);
+        let is_refused = is_remote && cause.and_then(h2::Error::reason) == Some(Reason::REFUSED_STREAM);
         if cause.is_none_or(|cause| !cause.is_reset()) {
             self.retire();
         }
-        if is_refused { SendError::Refused(error) } else { broken_off(error) }
+        match (is_farewell, is_refused) {
+            (true, _) => SendError::Farewell(error),
+            (false, true) => SendError::Refused(error),
+            (false, false) => broken_off(error),
+        }
     }
 }
 
@@ -138,6 +142,8 @@ impl<B: Body + 'static> Connection<B> {
 pub enum SendError<B> {
     /// The origin had closed the connection before; nothing was sent of the request with this body.
     Unsent(Box<B>),
+    /// The origin says goodbye, and that it has not processed the request (HTTP/2).
+    Farewell(hyper::Error),
     /// The origin says that it has not processed the request (HTTP/2).
     Refused(hyper::Error),
     /// The origin closed the connection before it had answered.

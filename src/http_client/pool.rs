@@ -31,9 +31,9 @@ use crate::{config::HttpVersion, executor::Local};
 /// Requests at once on one HTTP/2 connection, if the API allows as many.
 const MAX_STREAMS: u32 = 64;
 /// What the API may send ahead over HTTP/2 before the caller reads it: for one response, and for a
-/// connection. In bytes: at 50 ms away, 5 MB a second for one. Responses that their callers leave
+/// connection. In bytes: at 20 ms away, 25 MB a second for one. Responses that their callers leave
 /// unread do not use up the window of the others.
-const STREAM_WINDOW: u32 = 256 * 1_024;
+const STREAM_WINDOW: u32 = 512 * 1_024;
 const CONNECTION_WINDOW: u32 = MAX_STREAMS * STREAM_WINDOW;
 /// How much of an upload is buffered for a request over HTTP/2, in bytes.
 const SEND_BUFFER: usize = 256 * 1_024;

@@ -76,7 +76,7 @@ fn request_id(head: &Parts) -> Cow<'_, str> {
 /// An id in a field, if it is fit for a log.
 fn id<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     let text = headers.get(name)?.to_str().ok()?;
-    (text.len() <= MAX_ID && text.bytes().all(|b| b.is_ascii_graphic())).then_some(text)
+    ((1..=MAX_ID).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())).then_some(text)
 }
 
 fn millis(span: Duration) -> u64 {

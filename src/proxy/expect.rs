@@ -31,7 +31,8 @@ pub(super) fn take(headers: &mut HeaderMap, version: Version, has_body: bool) ->
 #[derive(Debug)]
 pub(super) struct Gate {
     keeper: Gatekeeper,
-    timer: Pin<Box<Sleep>>,
+    /// Runs from when the body is first wanted: a slow connection must not use its time up.
+    timer: Option<Pin<Box<Sleep>>>,
 }
 
 /// Opens the gate, or not. hyper tells of a `100 Continue` by a callback that must be [`Send`], hence no `Rc`.
@@ -66,7 +67,7 @@ impl Gate {
     /// Closed.
     pub(super) fn new() -> Self {
         let shared = Shared { state: AtomicU8::new(CLOSED), waiting: AtomicWaker::new() };
-        Self { keeper: Gatekeeper(Arc::new(shared)), timer: Box::pin(tokio::time::sleep(PATIENCE)) }
+        Self { keeper: Gatekeeper(Arc::new(shared)), timer: None }
     }
 
     pub(super) fn keeper(&self) -> Gatekeeper {
@@ -81,7 +82,10 @@ impl Gate {
             OPEN => Poll::Ready(Passage::Free),
             OVER => Poll::Ready(Passage::Unwanted),
             ANSWERED => Poll::Pending,
-            _closed => self.timer.as_mut().poll(cx).map(|()| Passage::Free),
+            _closed => {
+                let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(PATIENCE)));
+                timer.as_mut().poll(cx).map(|()| Passage::Free)
+            }
         }
     }
 }
@@ -156,6 +160,15 @@ mod tests {
         assert!(start.elapsed() < PATIENCE);
         assert_eq!(poll_fn(|cx| unasked.poll_passage(cx)).await, Passage::Free);
         assert!(start.elapsed() >= PATIENCE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_second_begins_when_the_head_has_been_sent() {
+        let mut gate = Gate::new();
+        tokio::time::sleep(PATIENCE * 3).await;
+        let start = Instant::now();
+        assert_eq!(poll_fn(|cx| gate.poll_passage(cx)).await, Passage::Free);
+        assert!(start.elapsed() >= PATIENCE, "it was used up by the connection's making");
     }
 
     #[tokio::test(start_paused = true)]

@@ -40,15 +40,15 @@ pub(super) struct Upgrade {
 impl Upgrade {
     /// Takes the wish out of a request; gives the body back if there is none that can be granted.
     ///
-    /// None is granted over HTTP/1.0 or HTTP/2, or to a request with a body. Nor is `h2c`: requests
-    /// inside it would be seen by nobody here.
+    /// None is granted over HTTP/1.0 or HTTP/2, or to a request with a body. Nor is one to `h2c` or to
+    /// TLS (RFC 2817): requests inside it would be seen by nobody here.
     pub(super) fn take(head: &mut Parts, body: RequestBody) -> Result<Self, RequestBody> {
         let is_wished = head.version == Version::HTTP_11 && headers::connection_names(&head.headers, "upgrade");
         if !is_wished || !body.is_end_stream() {
             return Err(body);
         }
         match (sole(&head.headers).cloned(), head.extensions.remove()) {
-            (Some(protocols), Some(caller)) if !names(&protocols, b"h2c") => Ok(Self { protocols, caller, body }),
+            (Some(protocols), Some(caller)) if may_be_granted(&protocols) => Ok(Self { protocols, caller, body }),
             _ => Err(body),
         }
     }
@@ -75,7 +75,8 @@ impl Upgrade {
         in_flight: InFlight,
     ) -> Result<Response<ResponseBody>, ProxyError> {
         let api: OnUpgrade = response.extensions_mut().remove().ok_or(ProxyError::Malformed)?;
-        let (head, body) = response.into_parts();
+        let (mut head, body) = response.into_parts();
+        headers::to_client(&mut head.headers);
         let mut answer = Response::from_parts(head, ResponseBody::own(""));
         headers::to_client(answer.headers_mut());
         state(answer.headers_mut(), protocol);
@@ -109,9 +110,20 @@ fn sole(headers: &HeaderMap) -> Option<&HeaderValue> {
     values.next().filter(|_| values.next().is_none())
 }
 
+/// Whether a list of protocols has one, and none that carries HTTP.
+fn may_be_granted(protocols: &HeaderValue) -> bool {
+    let carries_http = |protocol: &[u8]| {
+        let name = protocol.split(|b| *b == b'/').next().unwrap_or_default();
+        [&b"h2c"[..], b"tls", b"http"].iter().any(|known| name.eq_ignore_ascii_case(known))
+    };
+    headers::list(protocols).any(|protocol| !protocol.is_empty()) && !headers::list(protocols).any(carries_http)
+}
+
 /// Whether a list of protocols has this one, with the same version.
 fn names(protocols: &HeaderValue, protocol: &[u8]) -> bool {
-    headers::list(protocols).any(|one| one.eq_ignore_ascii_case(protocol.trim_ascii()))
+    let protocol = protocol.trim_ascii();
+    // Lists may have empty elements, which name nothing (RFC 9110 section 5.6.1.2).
+    !protocol.is_empty() && headers::list(protocols).any(|one| one.eq_ignore_ascii_case(protocol))
 }
 
 /// Whether an answer changes the protocol.

@@ -35,6 +35,8 @@ pub(crate) struct Reply {
     pub(crate) answers: Vec<Message>,
     /// What follows them and is none.
     pub(crate) garbage: Vec<u8>,
+    /// What follows a change to another protocol.
+    pub(crate) tunnel: Vec<u8>,
     pub(crate) has_ended: bool,
 }
 
@@ -98,6 +100,9 @@ fn reply(bytes: &[u8], case: &Case, has_ended: bool) -> Reply {
     let mut reply = Reply { has_ended, ..Reply::default() };
     let mut rest = bytes;
     let is_head = case.bytes().starts_with(b"HEAD ");
+    if case.bytes().starts_with(b"PRI ") && is_http2(bytes) {
+        return Reply { tunnel: b"HTTP/2".to_vec(), ..reply };
+    }
     let mut is_first = true;
     while !rest.is_empty() {
         let before = rest;
@@ -114,10 +119,30 @@ fn reply(bytes: &[u8], case: &Case, has_ended: bool) -> Reply {
         let outcome: io::Result<()> = answer.response_body(&mut rest, method);
         // Only a body that ends with the connection takes all that follows.
         let is_last = outcome.is_err() || answer.framing == Framing::UntilClose;
+        let is_switch = answer.status() == 101;
         reply.answers.push(answer);
+        if is_switch {
+            reply.tunnel = rest.to_vec();
+            break;
+        }
         if is_last {
             break;
         }
     }
     reply
+}
+
+/// Whether these are frames, beginning with SETTINGS as they must (RFC 9113 section 3.4), and nothing else.
+fn is_http2(mut bytes: &[u8]) -> bool {
+    if bytes.get(3) != Some(&4) {
+        return false;
+    }
+    while let Some((&[a, b, c, ..], rest)) = bytes.split_first_chunk::<9>() {
+        let length = u32::from_be_bytes([0, a, b, c]) as usize;
+        match rest.get(length..) {
+            Some(next) => bytes = next,
+            None => return false,
+        }
+    }
+    bytes.is_empty()
 }

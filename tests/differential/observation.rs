@@ -38,7 +38,8 @@ impl Observation {
     pub(crate) fn new(case: &Case, reply: &Reply, requests: &[Message], expected: &Expected<'_>) -> Self {
         let own: Vec<_> = requests.iter().filter(|request| !is_next(request)).collect();
         let whole: Vec<_> = own.iter().filter(|request| request.is_whole).copied().collect();
-        let finals = reply.answers.iter().position(|answer| answer.status() >= 200).unwrap_or(reply.answers.len());
+        let is_final = |answer: &Message| answer.status() >= 200 || answer.status() == 101;
+        let finals = reply.answers.iter().position(is_final).unwrap_or(reply.answers.len());
         // The next request's answer is none to this one.
         let first = reply.answers.get(finals).filter(|answer| !of_next(answer));
         let split = finals + usize::from(first.is_some());
@@ -53,6 +54,8 @@ impl Observation {
         let mut answers: Vec<_> = reply.answers[..split].iter().map(in_short).collect();
         if !reply.garbage.is_empty() && reply.answers.is_empty() {
             answers.push("an answer without a head".to_owned());
+        } else if !reply.tunnel.is_empty() && reply.answers.is_empty() {
+            answers.push(show(&reply.tunnel));
         } else if first.is_none() {
             answers.push("no answer".to_owned());
         }
@@ -69,6 +72,9 @@ impl Observation {
         }
         if let Some(answer) = first.filter(|answer| is_upstreams(answer)) {
             answer_details(&mut details, answer);
+        }
+        if !reply.tunnel.is_empty() {
+            details.insert("tunnel".to_owned(), show(&reply.tunnel));
         }
         Self {
             outcome: format!("{forwarded}: {}", answers.join(", ")),

@@ -50,7 +50,9 @@ impl Proxy {
                 r#"
                 [listen]
                 address = "127.0.0.1:0"
+                allowed_hosts = ["*"]
                 idle_timeout = "1s"
+                header_timeout = "1s"
                 [admin]
                 address = "127.0.0.1:0"
                 [upstream]

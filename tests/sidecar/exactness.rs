@@ -4,7 +4,7 @@ use std::io::Write;
 
 use crate::{
     harness::{Connection, Sidecar},
-    raw_api::RawApi,
+    scripted_api::ScriptedApi,
 };
 
 /// Everything that comes until the connection ends.
@@ -25,7 +25,8 @@ fn answered(sidecar: &Sidecar, request: &str) -> (String, String) {
 
 #[test]
 fn lines_of_set_cookie_stay_lines_in_their_order() {
-    let api = RawApi::answering(&["HTTP/1.1 200 OK\r\nSet-Cookie: b=2; Expires=Wed, 09 Jun 2027 10:18:14 GMT\r\n\
+    let api =
+        ScriptedApi::answering(&["HTTP/1.1 200 OK\r\nSet-Cookie: b=2; Expires=Wed, 09 Jun 2027 10:18:14 GMT\r\n\
          Vary: a\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\nVary: b\r\nContent-Length: 0\r\n\r\n"]);
     let (_provider, sidecar) = api.sidecar();
     let answer = sidecar.get("/");
@@ -36,7 +37,8 @@ fn lines_of_set_cookie_stay_lines_in_their_order() {
 
 #[test]
 fn a_range_is_asked_for_and_comes_back_as_the_part_that_it_is() {
-    let api = RawApi::answering(&["HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 2-4/10\r\nETag: \"e\"\r\n\
+    let api =
+        ScriptedApi::answering(&["HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 2-4/10\r\nETag: \"e\"\r\n\
          Content-Length: 3\r\n\r\ncde"]);
     let (_provider, sidecar) = api.sidecar();
     let answer = sidecar.ask("GET", "/", &[("Range", "bytes=2-4"), ("If-Range", "\"e\"")], b"");
@@ -48,7 +50,7 @@ fn a_range_is_asked_for_and_comes_back_as_the_part_that_it_is() {
 
 #[test]
 fn answers_that_have_no_body_leave_the_connection_in_step() {
-    let api = RawApi::answering(&[
+    let api = ScriptedApi::answering(&[
         "HTTP/1.1 204 No Content\r\nX-Number: 1\r\n\r\n",
         "HTTP/1.1 304 Not Modified\r\nX-Number: 2\r\nETag: \"e\"\r\nContent-Length: 1000\r\n\r\n",
         "HTTP/1.1 200 OK\r\nX-Number: 3\r\nContent-Length: 1000\r\n\r\n",
@@ -86,7 +88,7 @@ fn answers_that_have_no_body_leave_the_connection_in_step() {
 
 #[test]
 fn a_caller_of_http_1_0_gets_no_chunks_and_the_end_by_the_connection_s() {
-    let api = RawApi::start(|mut stream| {
+    let api = ScriptedApi::start(|mut stream| {
         let answer = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n3\r\n, 2\r\n0\r\n\r\n";
         let _ = stream.get_mut().write_all(answer.as_bytes());
     });
@@ -103,7 +105,7 @@ fn a_caller_of_http_1_0_gets_no_chunks_and_the_end_by_the_connection_s() {
 
 #[test]
 fn a_caller_of_http_1_0_keeps_its_connection_if_it_says_so_and_is_told_so() {
-    let api = RawApi::start(|mut stream| {
+    let api = ScriptedApi::start(|mut stream| {
         let _ = stream.get_mut().write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbody");
     });
     let (_provider, sidecar) = api.sidecar();
@@ -129,7 +131,7 @@ fn a_caller_of_http_1_0_keeps_its_connection_if_it_says_so_and_is_told_so() {
 
 #[test]
 fn the_target_s_form_is_undone_but_for_the_asterisk_s() {
-    let api = RawApi::start(|mut stream| {
+    let api = ScriptedApi::start(|mut stream| {
         let _ = stream.get_mut().write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
     });
     let (_provider, sidecar) = api.sidecar();

@@ -11,7 +11,7 @@ use std::{
 
 use crate::{
     harness::{Connection, DEADLINE, Sidecar, reset},
-    raw_api::RawApi,
+    scripted_api::ScriptedApi,
 };
 
 /// How a caller goes away.
@@ -55,10 +55,10 @@ enum Event {
 }
 
 /// An API that says the start of an answer, then as much as it can of the rest, and takes whatever comes.
-fn api(start: &'static str, rest: &'static str) -> (RawApi, Receiver<Event>) {
+fn api(start: &'static str, rest: &'static str) -> (ScriptedApi, Receiver<Event>) {
     let (events, received) = channel();
     let events = Mutex::new(events);
-    let api = RawApi::start(move |mut stream: BufReader<TcpStream>| {
+    let api = ScriptedApi::start(move |mut stream: BufReader<TcpStream>| {
         let tell = |event| events.lock().expect("no holder panics").send(event);
         let _ = stream.get_mut().write_all(start.as_bytes());
         let _ = tell(Event::Begun);

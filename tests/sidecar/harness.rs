@@ -386,13 +386,16 @@ impl Sidecar {
     }
 }
 
-/// A caller's connection.
+/// A caller's connection, or from the other end the API's.
 #[derive(Debug)]
-pub(crate) struct Connection(BufReader<TcpStream>);
+pub(crate) struct Connection(pub(crate) BufReader<TcpStream>);
 
 impl Connection {
     pub(crate) fn open(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).expect("an open port");
+        Self::of(TcpStream::connect(address).expect("an open port"))
+    }
+
+    pub(crate) fn of(stream: TcpStream) -> Self {
         stream.set_read_timeout(Some(DEADLINE)).expect("a deadline can be set");
         stream.set_write_timeout(Some(DEADLINE)).expect("a deadline can be set");
         stream.set_nodelay(true).expect("it is TCP");
@@ -485,7 +488,7 @@ impl Connection {
         if copied < count { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
     }
 
-    fn line(&mut self) -> io::Result<String> {
+    pub(crate) fn line(&mut self) -> io::Result<String> {
         let mut line = String::new();
         self.0.read_line(&mut line)?;
         let line = line.strip_suffix("\r\n").ok_or(io::ErrorKind::UnexpectedEof)?;

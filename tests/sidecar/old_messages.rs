@@ -5,13 +5,13 @@ use std::{
     sync::{Mutex, mpsc::channel},
 };
 
-use crate::{harness::DEADLINE, raw_api::RawApi};
+use crate::{harness::DEADLINE, scripted_api::ScriptedApi};
 
 #[test]
 fn a_chunked_body_of_a_get_or_head_arrives_at_the_api() {
     let (send, received) = channel();
     let send = Mutex::new(send);
-    let api = RawApi::start(move |mut stream| {
+    let api = ScriptedApi::start(move |mut stream| {
         let _ = stream.get_mut().write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
         let _ = stream.get_ref().shutdown(std::net::Shutdown::Write);
         let mut body = String::new();
@@ -32,7 +32,7 @@ fn a_chunked_body_of_a_get_or_head_arrives_at_the_api() {
 
 #[test]
 fn a_caller_of_http_1_0_is_not_told_of_a_connection_that_is_kept_and_closed() {
-    let api = RawApi::answering(&["HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n"]);
+    let api = ScriptedApi::answering(&["HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n"]);
     let (_provider, sidecar) = api.sidecar();
     let mut caller = sidecar.connect();
     caller.send(b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").expect("it listens");
@@ -44,7 +44,7 @@ fn a_caller_of_http_1_0_is_not_told_of_a_connection_that_is_kept_and_closed() {
 
 #[test]
 fn a_part_of_an_answer_does_not_look_whole_to_a_caller_of_http_1_0() {
-    let api = RawApi::start(|mut stream| {
+    let api = ScriptedApi::start(|mut stream| {
         let _ = stream.get_mut().write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n");
     });
     let (_provider, sidecar) = api.sidecar();

@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     harness::{DEADLINE, Sidecar},
-    raw_api::{RawApi, lines},
+    scripted_api::{ScriptedApi, lines},
 };
 
 /// Trailers of which the first alone may pass: hyper drops the next four by itself, not the last two.
@@ -21,7 +21,7 @@ const CHUNKED: &str = "Transfer-Encoding: chunked\r\n";
 fn trailers_of_a_request_arrive_at_the_api_without_those_that_could_change_it() {
     let (send, received) = channel();
     let send = Mutex::new(send);
-    let api = RawApi::start(move |mut stream| {
+    let api = ScriptedApi::start(move |mut stream| {
         let mut body = String::new();
         loop {
             let mut line = String::new();
@@ -65,7 +65,7 @@ fn answered(sidecar: &Sidecar, fields: &str) -> String {
 
 #[test]
 fn trailers_of_an_answer_reach_callers_that_take_them() {
-    let api = RawApi::start(|mut stream| {
+    let api = ScriptedApi::start(|mut stream| {
         let answer = format!("HTTP/1.1 200 OK\r\n{CHUNKED}{DECLARED}\r\n4\r\nbody\r\n0\r\n{TRAILERS}\r\n");
         let _ = stream.get_mut().write_all(answer.as_bytes());
     });

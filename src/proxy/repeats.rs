@@ -1,0 +1,59 @@
+//! When a request whose sending failed is sent once more.
+
+use http::Method;
+
+use super::{
+    ProxyError,
+    body::{Upload, UploadWatch},
+};
+use crate::http_client::SendError;
+
+/// How many goodbyes of the API one request may meet. Each ends a connection that has done its work, so
+/// that an API which often says goodbye makes no storm.
+const MAX_FAREWELLS: u32 = 8;
+
+/// What of its repetitions a request has had.
+#[derive(Debug, Default)]
+pub(super) struct Repeats {
+    farewells: u32,
+    was_repeated: bool,
+}
+
+impl Repeats {
+    /// The body to be sent again after this failure, on a connection that was new or not.
+    ///
+    /// What the API surely has not processed is sent again (RFC 9113 section 8.7), and so is a request
+    /// that changes nothing if the API closed a connection that had lain idle, most likely just as the
+    /// request was sent on it (RFC 9110 section 9.2.2). Either once, but after a goodbye.
+    ///
+    /// # Errors
+    /// When it is not to be sent again, or its body was not kept.
+    pub(super) fn after(
+        &mut self,
+        failure: SendError<Upload>,
+        is_new: bool,
+        method: &Method,
+        watch: &UploadWatch,
+    ) -> Result<Upload, ProxyError> {
+        let (may_repeat, error) = match failure {
+            // It may yet go out for the first time.
+            SendError::Unsent(body) => return Ok(*body),
+            SendError::Farewell(error) => (self.is_another_farewell(), error),
+            SendError::Refused(error) => (self.is_first(), error),
+            SendError::Closed(error) => (!is_new && method.is_safe() && self.is_first(), error),
+            SendError::Stalled(error) => return Err(ProxyError::Stalled(error)),
+            SendError::Broken(error) => (false, error),
+        };
+        let body = if may_repeat { watch.again() } else { None };
+        body.ok_or_else(|| ProxyError::broken(error, watch.fault()))
+    }
+
+    fn is_another_farewell(&mut self) -> bool {
+        self.farewells += 1;
+        self.farewells <= MAX_FAREWELLS
+    }
+
+    fn is_first(&mut self) -> bool {
+        !std::mem::replace(&mut self.was_repeated, true)
+    }
+}
