@@ -1,9 +1,10 @@
 //! The ports that the sidecar opens: accepting, a bound on connections, and their drain.
 
+mod answer;
 mod caller;
 mod places;
 
-use std::{convert::Infallible, io, net::SocketAddr, time::Duration};
+use std::{convert::Infallible, future::poll_fn, io, net::SocketAddr, task::Poll, time::Duration};
 
 use http::{Request, Response};
 use http_body::Body;
@@ -14,10 +15,7 @@ use hyper_util::{
 };
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
-pub use self::{
-    caller::{Answer, RequestBody},
-    places::Places,
-};
+pub use self::{answer::Answer, caller::RequestBody, places::Places};
 use self::{
     caller::{Watch, WatchedStream},
     places::{Place, Row},
@@ -257,19 +255,29 @@ impl Accepted {
         }
         let watch = Watch::new(peer, place);
         let stream = WatchedStream::new(stream, watch.clone(), &limits);
+        let patience = limits.write_timeout;
         let service = service_fn(|request: Request<Incoming>| {
             let (head, body) = request.into_parts();
             let (body, open) = watch.request(body, head.version);
             let answer = handle(Request::from_parts(head, body));
-            async { Ok::<_, Infallible>(open.with(answer.await)) }
+            async move { Ok::<_, Infallible>(open.with(answer.await, patience)) }
         });
         let builder = limits.builder();
         let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
         tokio::pin!(connection);
+        let served = poll_fn(|cx| match connection.as_mut().poll(cx) {
+            Poll::Ready(ended) => Poll::Ready(Some(ended)),
+            Poll::Pending if watch.is_tired() => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        });
         let ended = tokio::select! {
             biased;
-            ended = connection.as_mut() => ended,
-            () = drain.begun() => {
+            ended = served => ended,
+            () = drain.begun() => None,
+        };
+        let ended = match ended {
+            Some(ended) => ended,
+            None => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }

@@ -28,7 +28,7 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
-use super::{HttpLimits, Place};
+use super::{Answer, HttpLimits, Place};
 use crate::{
     patience::Patience,
     received::{Interrupted, Received},
@@ -61,6 +61,8 @@ struct Shared {
     /// of all over HTTP/2.
     open: AtomicU32,
     is_http2: AtomicBool,
+    /// It has been without a request for long enough, and is to say goodbye.
+    is_tired: AtomicBool,
     /// An answer that only the connection's end could have told whole was cut off.
     is_torn: AtomicBool,
     peer: SocketAddr,
@@ -81,6 +83,7 @@ impl Watch {
             requests: AtomicU64::new(0),
             open: AtomicU32::new(0),
             is_http2: AtomicBool::new(false),
+            is_tired: AtomicBool::new(false),
             is_torn: AtomicBool::new(false),
             peer,
             _place: place,
@@ -120,6 +123,16 @@ impl Watch {
         State { phase: self.phase(), requests: self.0.requests.load(Relaxed) }
     }
 
+    /// Has the connection say goodbye before it is closed, so that its caller knows what became of a
+    /// request that it sends just now. Returns false if it cannot, or has done so before.
+    fn tire(&self) -> bool {
+        self.0.is_http2.load(Relaxed) && !self.0.is_tired.swap(true, Relaxed)
+    }
+
+    pub(super) fn is_tired(&self) -> bool {
+        self.0.is_tired.load(Relaxed)
+    }
+
     /// Bytes have come.
     fn heard(&self) {
         // Over HTTP/2 they need not belong to a request: how long a head takes is bounded by the idle time.
@@ -131,7 +144,7 @@ impl Watch {
 
 /// One of the two bodies of a request.
 #[derive(Debug)]
-struct Open {
+pub(super) struct Open {
     watch: Watch,
     /// The number of its request: over HTTP/1.1 an upload may outlive it, and must not end the next one.
     request: u64,
@@ -151,6 +164,13 @@ impl Drop for Open {
     }
 }
 
+impl Open {
+    /// Has the connection reset once it is closed.
+    pub(super) fn tear(&self) {
+        self.watch.0.is_torn.store(true, Relaxed);
+    }
+}
+
 /// The answer to come.
 #[derive(Debug)]
 pub(super) struct OpenAnswer {
@@ -159,11 +179,14 @@ pub(super) struct OpenAnswer {
 }
 
 impl OpenAnswer {
-    /// Ends with the last of the body.
-    pub(super) fn with<B: Body>(self, answer: Response<B>) -> Response<Answer<B>> {
+    /// Ends with the last of the body, or once nothing of it was read for `limit`.
+    pub(super) fn with<B: Body + 'static>(self, answer: Response<B>, limit: Duration) -> Response<Answer<B>> {
         let Self { open, version } = self;
+        if version == Version::HTTP_2 && !answer.body().is_end_stream() {
+            return answer.map(|body| Answer::watched(body, open, limit));
+        }
         let ends_with_connection = version < Version::HTTP_11 && answer.body().size_hint().exact().is_none();
-        let mut answer = answer.map(|body| Answer { body, open, ends_with_connection });
+        let mut answer = answer.map(|body| Answer::plain(body, open, ends_with_connection));
         if ends_with_connection {
             // hyper would promise an old caller to keep it.
             answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -244,7 +267,7 @@ impl WatchedStream {
         }
         loop {
             ready!(self.timer.as_mut().poll(cx));
-            if self.timed == state && state.phase != Phase::Request {
+            if self.timed == state && state.phase != Phase::Request && !self.watch.tire() {
                 return Poll::Ready(());
             }
             self.set_timer(state, self.idle_timeout);
@@ -318,35 +341,5 @@ impl AsyncWrite for WatchedStream {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
-
-/// The body of an answer.
-#[derive(Debug)]
-pub struct Answer<B> {
-    body: B,
-    open: Open,
-    /// The caller cannot tell a part of it from the whole, unless the connection breaks.
-    ends_with_connection: bool,
-}
-
-impl<B: Body + Unpin> Body for Answer<B> {
-    type Data = B::Data;
-    type Error = B::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        let frame = Pin::new(&mut self.body).poll_frame(cx);
-        if self.ends_with_connection && matches!(frame, Poll::Ready(Some(Err(_)))) {
-            self.open.watch.0.is_torn.store(true, Relaxed);
-        }
-        frame
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
