@@ -61,6 +61,9 @@ struct Shared {
     /// of all over HTTP/2.
     open: AtomicU32,
     is_http2: AtomicBool,
+    /// Trailers have come, which hyper reads beyond their end if that is a bare line feed: what follows
+    /// them would be lost.
+    has_trailers: AtomicBool,
     /// It has been without a request for long enough, and is to say goodbye.
     is_tired: AtomicBool,
     /// An answer that only the connection's end could have told whole was cut off.
@@ -83,6 +86,7 @@ impl Watch {
             requests: AtomicU64::new(0),
             open: AtomicU32::new(0),
             is_http2: AtomicBool::new(false),
+            has_trailers: AtomicBool::new(false),
             is_tired: AtomicBool::new(false),
             is_torn: AtomicBool::new(false),
             peer,
@@ -186,9 +190,10 @@ impl OpenAnswer {
             return answer.map(|body| Answer::watched(body, open, limit));
         }
         let ends_with_connection = version < Version::HTTP_11 && answer.body().size_hint().exact().is_none();
+        let is_last = ends_with_connection || open.watch.0.has_trailers.load(Relaxed);
         let mut answer = answer.map(|body| Answer::plain(body, open, ends_with_connection));
-        if ends_with_connection {
-            // hyper would promise an old caller to keep it.
+        if is_last {
+            // hyper would promise to keep it.
             answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         answer
@@ -215,7 +220,13 @@ impl Body for RequestBody {
     type Error = Interrupted;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Interrupted>>> {
-        Pin::new(&mut self.received).poll_frame(cx)
+        let frame = Pin::new(&mut self.received).poll_frame(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &frame
+            && frame.is_trailers()
+        {
+            self.open.watch.0.has_trailers.store(true, Relaxed);
+        }
+        frame
     }
 
     fn is_end_stream(&self) -> bool {
