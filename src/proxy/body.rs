@@ -142,7 +142,9 @@ impl Body for Upload {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Streamed { incoming, .. } => incoming.is_end_stream(),
-            Self::Again { body, .. } => body.is_end_stream(),
+            // Even an empty one has its last chunk.
+            Self::Again { is_chunked: true, .. } => false,
+            Self::Again { body, is_chunked: false } => body.is_end_stream(),
         }
     }
 
