@@ -3,22 +3,28 @@
 mod answer;
 mod caller;
 mod places;
+mod request_body;
+mod stream;
 
 use std::{convert::Infallible, future::poll_fn, io, net::SocketAddr, task::Poll, time::Duration};
 
-use http::{Request, Response};
+use http::{Request, Response, header::EXPECT};
 use http_body::Body;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::conn::auto,
 };
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpSocket, TcpStream},
+    time::sleep,
+};
 
-pub use self::{answer::Answer, caller::RequestBody, places::Places};
+pub use self::{answer::Answer, places::Places, request_body::RequestBody};
 use self::{
-    caller::{Watch, WatchedStream},
+    caller::Watch,
     places::{Place, Row},
+    stream::WatchedStream,
 };
 use crate::{config::Config, executor::Local, report::Report, shutdown::Drain};
 
@@ -28,6 +34,9 @@ const BACKLOG: u32 = 1_024;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long a connection beyond the limit may take to say what is to be refused.
 const SURPLUS_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long a caller without requests may take to hear a goodbye.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Requests at once on one HTTP/2 connection.
 const MAX_STREAMS: u32 = 128;
@@ -113,7 +122,7 @@ impl Listener {
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
                     tracing::warn!(%error, "no connection can be accepted at the moment");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    sleep(ACCEPT_PAUSE).await;
                 }
             }
         }
@@ -247,7 +256,8 @@ impl Accepted {
         B: Body + Unpin + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let limits = if self.is_surplus() { limits.surplus() } else { limits };
+        let is_surplus = self.is_surplus();
+        let limits = if is_surplus { limits.surplus() } else { limits };
         let Self { stream, peer, place } = self;
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%peer, %error, "a connection was gone before it could be served");
@@ -258,7 +268,7 @@ impl Accepted {
         let patience = limits.write_timeout;
         let service = service_fn(|request: Request<Incoming>| {
             let (head, body) = request.into_parts();
-            let (body, open) = watch.request(body, head.version);
+            let (body, open) = watch.request(body, head.version, head.headers.contains_key(EXPECT));
             let answer = handle(Request::from_parts(head, body));
             async move { Ok::<_, Infallible>(open.with(answer.await, patience)) }
         });
@@ -268,22 +278,46 @@ impl Accepted {
         let served = poll_fn(|cx| match connection.as_mut().poll(cx) {
             Poll::Ready(ended) => Poll::Ready(Some(ended)),
             Poll::Pending if watch.is_tired() => Poll::Ready(None),
-            Poll::Pending => Poll::Pending,
+            Poll::Pending => {
+                watch.poll_leftover(cx);
+                Poll::Pending
+            }
         });
         let ended = tokio::select! {
             biased;
             ended = served => ended,
             () = drain.begun() => None,
+            () = sleep(SURPLUS_PATIENCE), if is_surplus => None,
         };
         let ended = match ended {
             Some(ended) => ended,
             None => {
                 connection.as_mut().graceful_shutdown();
-                connection.await
+                let served = poll_fn(|cx| {
+                    let ended = connection.as_mut().poll(cx);
+                    watch.poll_leftover(cx);
+                    ended
+                });
+                tokio::select! {
+                    biased;
+                    ended = served => ended,
+                    // Over HTTP/2 the goodbye waits for the caller, which may not look before its next request.
+                    () = idle_for_a_while(&watch) => Ok(()),
+                }
             }
         };
         if let Err(error) = ended {
             tracing::debug!(%peer, error = %Report(error.as_ref()), "a connection ended early");
+        }
+    }
+}
+
+/// Completes when a connection has nothing under way, as seen a second after the goodbye or later.
+async fn idle_for_a_while(watch: &Watch) {
+    loop {
+        sleep(FAREWELL).await;
+        if watch.is_idle() {
+            return;
         }
     }
 }

@@ -24,7 +24,7 @@ use tokio::{
 
 use super::{
     ConnectError, Connector, Need, Protocol, Stream,
-    connection::{Carrier, Connection, Origin, Ticket},
+    connection::{Carried, Carrier, Connection, Origin, Ticket},
 };
 use crate::{config::HttpVersion, executor::Local};
 
@@ -66,16 +66,16 @@ pub(super) struct Shelf<B> {
 
 #[derive(Debug)]
 struct Idle<B> {
-    sender: http1::SendRequest<B>,
+    sender: http1::SendRequest<Carried<B>>,
     since_sweep: u64,
 }
 
 /// An HTTP/2 connection.
 #[derive(Debug)]
 pub(super) struct Multiplexed<B> {
-    pub(super) sender: http2::SendRequest<B>,
+    pub(super) sender: http2::SendRequest<Carried<B>>,
     /// Requests on it.
-    pub(super) streams: Cell<usize>,
+    pub(super) streams: Rc<Cell<usize>>,
     /// Set when the origin says goodbye.
     pub(super) retired: Cell<bool>,
     /// As many as the origin allows.
@@ -156,6 +156,10 @@ where
     }
 
     async fn open(&self, need: Need) -> Result<Connection<B>, ConnectError> {
+        tokio::time::timeout(self.connector.timeout, self.open_anyhow(need)).await.map_err(|_| ConnectError::Timeout)?
+    }
+
+    async fn open_anyhow(&self, need: Need) -> Result<Connection<B>, ConnectError> {
         let (stream, protocol) = self.connector.connect(need).await?;
         if need == Need::Any {
             self.protocol.set(Some(protocol));
@@ -187,9 +191,9 @@ where
     }
 }
 
-async fn http1_sender<B>(stream: Stream) -> Result<http1::SendRequest<B>, ConnectError>
+async fn http1_sender<B>(stream: Stream) -> Result<http1::SendRequest<Carried<B>>, ConnectError>
 where
-    B: Body + 'static,
+    B: Body + Unpin + 'static,
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
@@ -206,7 +210,7 @@ where
 /// Waits for the origin's first word of it (RFC 9113 section 3.4), or those who share the connection
 /// would send more than it takes, and have it refused. So an origin that does not speak HTTP/2 gets no
 /// request either.
-async fn http2_sender<B>(stream: Stream) -> Result<(http2::SendRequest<B>, Rc<Cell<usize>>), ConnectError>
+async fn http2_sender<B>(stream: Stream) -> Result<(http2::SendRequest<Carried<B>>, Rc<Cell<usize>>), ConnectError>
 where
     B: Body + Unpin + 'static,
     B::Data: Send,
@@ -252,7 +256,7 @@ where
 }
 
 impl<B> Shelf<B> {
-    fn take(&self) -> Option<http1::SendRequest<B>> {
+    fn take(&self) -> Option<http1::SendRequest<Carried<B>>> {
         self.idle.borrow_mut().pop().map(|idle| idle.sender)
     }
 
@@ -265,10 +269,10 @@ impl<B> Shelf<B> {
         }
     }
 
-    fn share(&self, (sender, max_streams): (http2::SendRequest<B>, Rc<Cell<usize>>)) -> Ticket<B> {
+    fn share(&self, (sender, max_streams): (http2::SendRequest<Carried<B>>, Rc<Cell<usize>>)) -> Ticket<B> {
         let connection = Rc::new(Multiplexed {
             sender,
-            streams: Cell::new(0),
+            streams: Rc::default(),
             retired: Cell::new(false),
             max_streams,
             was_used: Cell::new(false),
@@ -301,8 +305,7 @@ impl<B> Shelf<B> {
 }
 
 impl<B> Multiplexed<B> {
-    /// An origin that allows none at all is tried nonetheless, by one request at a time.
     fn has_room(&self) -> bool {
-        self.streams.get() < self.max_streams.get().clamp(1, MAX_STREAMS as usize)
+        self.streams.get() < self.max_streams.get().min(MAX_STREAMS as usize)
     }
 }

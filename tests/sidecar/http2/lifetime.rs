@@ -126,3 +126,36 @@ fn an_answer_that_its_caller_leaves_unread_gives_its_place_up_and_the_others_go_
         panic!("{read} bytes look like all of them");
     });
 }
+
+#[test]
+fn a_drain_does_not_wait_for_an_idle_caller_to_hear_the_goodbye() {
+    let api = Api::start(slow);
+    let provider = provider(Settings::default());
+    // Longer than the test waits for the end.
+    let mut sidecar = setup(&provider, &api).set("shutdown.grace", "60s").start();
+    let mut wire = Wire::connect(sidecar.address);
+    wire.send(HEADERS, END_HEADERS | END_STREAM, 1, &get()).expect("it listens");
+    while !wire.next().expect("an answer").ends_stream() {}
+    sidecar.process.signal(Signal::TERM);
+    // Nothing is read, nor said, until the process has ended.
+    assert_eq!(sidecar.process.exit_code(), 0);
+}
+
+#[test]
+fn a_connection_over_the_limit_is_told_goodbye_however_busy_it_is() {
+    let api = Api::start(slow);
+    let provider = provider(Settings::default());
+    let sidecar = setup(&provider, &api).set("listen.max_connections", 1).start();
+    let mut first = sidecar.connect();
+    assert_eq!(first.ask("GET", "/", &[], b"").expect("an answer").status, 200);
+    run(async {
+        let surplus = Caller::connect(sidecar.address).await;
+        while !surplus.driver.is_finished() {
+            // An error means that the end has come in between.
+            if let Ok(answer) = surplus.get("/").await {
+                assert_eq!(answer.status, 503);
+            }
+            sleep(POLL).await;
+        }
+    });
+}
