@@ -7,6 +7,7 @@ mod stream;
 
 use std::{
     io,
+    net::{IpAddr, SocketAddr, ToSocketAddrs},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -19,10 +20,7 @@ use rustls::{
     ClientConfig,
     pki_types::{InvalidDnsNameError, ServerName},
 };
-use tokio::{
-    net::{TcpStream, lookup_host},
-    time::timeout,
-};
+use tokio::{net::TcpStream, sync::Semaphore, task::spawn_blocking, time::timeout};
 use tokio_rustls::TlsConnector;
 
 use self::stream::Transport;
@@ -39,6 +37,9 @@ use crate::{
 /// The names of the protocols in TLS (RFC 7301 section 6, RFC 9113 section 3.1).
 const ALPN_HTTP1: &[u8] = b"http/1.1";
 const ALPN_HTTP2: &[u8] = b"h2";
+
+/// Look-ups of the origin's name at once, by all threads: each takes a thread until the resolver answers.
+const MAX_LOOKUPS: usize = 4;
 
 /// What is spoken on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +68,7 @@ pub struct Connector {
     http: HttpVersion,
     timeout: Duration,
     write_timeout: Duration,
+    lookups: Arc<Semaphore>,
 }
 
 struct Tls {
@@ -134,7 +136,8 @@ impl Connector {
                 generation: AtomicU64::new(0),
             })),
         };
-        Ok(Self { host: origin.host.clone(), port: origin.port, tls, http, timeout, write_timeout })
+        let lookups = Arc::new(Semaphore::new(MAX_LOOKUPS));
+        Ok(Self { host: origin.host.clone(), port: origin.port, tls, http, timeout, write_timeout, lookups })
     }
 
     /// Has connections from now on made with other settings, those of all clones. To be called by one task only.
@@ -163,11 +166,26 @@ impl Connector {
     }
 
     async fn connect_anyhow(&self, need: Need) -> Result<Link, ConnectError> {
-        let addresses = lookup_host((self.host.as_str(), self.port)).await.map_err(ConnectError::Resolve)?;
+        let addresses = self.look_up().await.map_err(ConnectError::Resolve)?;
         let tcp = dial::any_of(addresses).await.ok_or(ConnectError::NoAddress)?.map_err(ConnectError::Tcp)?;
         tcp.set_nodelay(true).map_err(ConnectError::Tcp)?;
         let (transport, protocol, generation) = self.secure(tcp, need).await?;
         Ok(Link { stream: Stream::new(transport, self.write_timeout), protocol, generation })
+    }
+
+    /// A look-up cannot be cancelled, only left alone; so there are never more than a few.
+    async fn look_up(&self) -> io::Result<Vec<SocketAddr>> {
+        if let Ok(ip) = self.host.parse::<IpAddr>() {
+            return Ok(vec![(ip, self.port).into()]);
+        }
+        let turn = Arc::clone(&self.lookups).acquire_owned().await.map_err(io::Error::other)?;
+        let (host, port) = (self.host.clone(), self.port);
+        let found = spawn_blocking(move || {
+            let found = (host.as_str(), port).to_socket_addrs().map(Iterator::collect);
+            drop(turn);
+            found
+        });
+        found.await.map_err(io::Error::other)?
     }
 
     async fn secure(&self, tcp: TcpStream, need: Need) -> Result<(Transport, Protocol, u64), ConnectError> {

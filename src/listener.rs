@@ -1,26 +1,30 @@
 //! The ports that the sidecar opens: accepting, a bound on connections, and their drain.
 
+mod answer;
 mod caller;
 mod places;
+mod request_body;
+mod stream;
 
-use std::{convert::Infallible, io, net::SocketAddr, time::Duration};
+use std::{convert::Infallible, future::poll_fn, io, net::SocketAddr, task::Poll, time::Duration};
 
-use http::{Request, Response};
+use http::{Request, Response, header::EXPECT};
 use http_body::Body;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::conn::auto,
 };
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
-
-pub use self::{
-    caller::{Answer, RequestBody},
-    places::Places,
+use tokio::{
+    net::{TcpListener, TcpSocket, TcpStream},
+    time::sleep,
 };
+
+pub use self::{answer::Answer, places::Places, request_body::RequestBody};
 use self::{
-    caller::{Watch, WatchedStream},
+    caller::Watch,
     places::{Place, Row},
+    stream::WatchedStream,
 };
 use crate::{config::Config, executor::Local, report::Report, shutdown::Drain};
 
@@ -30,6 +34,9 @@ const BACKLOG: u32 = 1_024;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long a connection beyond the limit may take to say what is to be refused.
 const SURPLUS_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long a caller without requests may take to hear a goodbye.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Requests at once on one HTTP/2 connection.
 const MAX_STREAMS: u32 = 128;
@@ -115,7 +122,7 @@ impl Listener {
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
                     tracing::warn!(%error, "no connection can be accepted at the moment");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    sleep(ACCEPT_PAUSE).await;
                 }
             }
         }
@@ -249,7 +256,8 @@ impl Accepted {
         B: Body + Unpin + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let limits = if self.is_surplus() { limits.surplus() } else { limits };
+        let is_surplus = self.is_surplus();
+        let limits = if is_surplus { limits.surplus() } else { limits };
         let Self { stream, peer, place } = self;
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%peer, %error, "a connection was gone before it could be served");
@@ -257,25 +265,59 @@ impl Accepted {
         }
         let watch = Watch::new(peer, place);
         let stream = WatchedStream::new(stream, watch.clone(), &limits);
+        let patience = limits.write_timeout;
         let service = service_fn(|request: Request<Incoming>| {
             let (head, body) = request.into_parts();
-            let (body, open) = watch.request(body, head.version);
+            let (body, open) = watch.request(body, head.version, head.headers.contains_key(EXPECT));
             let answer = handle(Request::from_parts(head, body));
-            async { Ok::<_, Infallible>(open.with(answer.await)) }
+            async move { Ok::<_, Infallible>(open.with(answer.await, patience)) }
         });
         let builder = limits.builder();
         let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
         tokio::pin!(connection);
+        let served = poll_fn(|cx| match connection.as_mut().poll(cx) {
+            Poll::Ready(ended) => Poll::Ready(Some(ended)),
+            Poll::Pending if watch.is_tired() => Poll::Ready(None),
+            Poll::Pending => {
+                watch.poll_leftover(cx);
+                Poll::Pending
+            }
+        });
         let ended = tokio::select! {
             biased;
-            ended = connection.as_mut() => ended,
-            () = drain.begun() => {
+            ended = served => ended,
+            () = drain.begun() => None,
+            () = sleep(SURPLUS_PATIENCE), if is_surplus => None,
+        };
+        let ended = match ended {
+            Some(ended) => ended,
+            None => {
                 connection.as_mut().graceful_shutdown();
-                connection.await
+                let served = poll_fn(|cx| {
+                    let ended = connection.as_mut().poll(cx);
+                    watch.poll_leftover(cx);
+                    ended
+                });
+                tokio::select! {
+                    biased;
+                    ended = served => ended,
+                    // Over HTTP/2 the goodbye waits for the caller, which may not look before its next request.
+                    () = idle_for_a_while(&watch) => Ok(()),
+                }
             }
         };
         if let Err(error) = ended {
             tracing::debug!(%peer, error = %Report(error.as_ref()), "a connection ended early");
+        }
+    }
+}
+
+/// Completes when a connection has nothing under way, as seen a second after the goodbye or later.
+async fn idle_for_a_while(watch: &Watch) {
+    loop {
+        sleep(FAREWELL).await;
+        if watch.is_idle() {
+            return;
         }
     }
 }

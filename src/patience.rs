@@ -1,6 +1,7 @@
 //! A bound on how long something that is polled may stand still, without a timer for what does not.
 
 use std::{
+    io,
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
@@ -22,6 +23,15 @@ impl Patience {
     #[must_use]
     pub fn new(limit: Duration) -> Self {
         Self { limit, timer: None, waiting: false }
+    }
+
+    /// The outcome of a write: an error of kind `TimedOut` once nothing was taken for the limit.
+    pub fn with_write<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.progressed();
+            return written;
+        }
+        self.poll_over(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 
     /// There was progress: the wait, if there was one, is over.

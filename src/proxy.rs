@@ -175,7 +175,11 @@ impl Proxy {
             Err(body) => (None, self.upload(head, body)),
         };
         headers::to_upstream(&mut head.headers);
+        if head.version == Version::HTTP_2 {
+            headers::join_cookies(&mut head.headers);
+        }
         forwarded::introduce(self.forwarded, head, peer);
+        let path = self.access.is_on().then(|| target.clone());
         let mut outbound = Outbound { api: &self.api, method: &head.method, target, headers: &head.headers, upgrade };
         let (generation, response) = self.send(&outbound, upload, &watch, bearer).await?;
         if upgrade::is_switch(response.status()) {
@@ -189,7 +193,7 @@ impl Proxy {
             }
             Verdict::Suspect(response) => self.replay(&outbound, &watch, generation, response).await?,
         };
-        Ok(response.map(|body| body.counted(in_flight)))
+        Ok(response.map(|body| body.counted(in_flight).told_by(path)))
     }
 
     fn upload(&self, head: &mut Parts, body: RequestBody) -> (Upload, UploadWatch) {

@@ -1,6 +1,7 @@
 //! One connection for one request, and the response's body that gives it back.
 
 use std::{
+    cell::Cell,
     error::Error,
     io,
     pin::Pin,
@@ -35,8 +36,16 @@ pub struct Connection<B> {
 
 #[derive(Debug)]
 pub(super) enum Carrier<B> {
-    Http1(http1::SendRequest<B>),
+    Http1(http1::SendRequest<Carried<B>>),
     Http2(Ticket<B>),
+}
+
+/// The body of a request on its way.
+#[derive(Debug)]
+pub(super) struct Carried<B> {
+    body: B,
+    /// Of a stream that does not end before it.
+    _place: Option<Rc<Place>>,
 }
 
 /// Where a connection comes from.
@@ -52,23 +61,48 @@ pub(super) enum Origin {
 
 /// A right to one stream.
 #[derive(Debug)]
-pub(super) struct Ticket<B>(Rc<Multiplexed<B>>);
+pub(super) struct Ticket<B> {
+    connection: Rc<Multiplexed<B>>,
+    place: Rc<Place>,
+}
+
+/// Counts a stream until both of its bodies have ended: an upload may outlast its answer.
+#[derive(Debug)]
+pub(super) struct Place(Rc<Cell<usize>>);
 
 impl<B> Ticket<B> {
     pub(super) fn of(connection: &Rc<Multiplexed<B>>) -> Self {
-        connection.streams.set(connection.streams.get() + 1);
+        let streams = &connection.streams;
+        streams.set(streams.get() + 1);
         connection.was_used.set(true);
-        Self(Rc::clone(connection))
+        Self { connection: Rc::clone(connection), place: Rc::new(Place(Rc::clone(streams))) }
     }
 }
 
-impl<B> Drop for Ticket<B> {
+impl Drop for Place {
     fn drop(&mut self) {
-        self.0.streams.set(self.0.streams.get() - 1);
+        self.0.set(self.0.get() - 1);
     }
 }
 
-impl<B: Body + 'static> Connection<B> {
+impl<B: Body + Unpin> Body for Carried<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl<B: Body + Unpin + 'static> Connection<B> {
     /// Returns true if the request had to wait for it to be made.
     #[must_use]
     pub fn is_new(&self) -> bool {
@@ -94,10 +128,11 @@ impl<B: Body + 'static> Connection<B> {
     /// Dropping the future closes the connection, or the stream, which tells the origin that nobody listens.
     pub async fn send(mut self, request: Request<B>) -> Result<Response<PooledBody<B>>, SendError<B>> {
         let sent = match &mut self.carrier {
-            Carrier::Http1(sender) => sender.try_send_request(request).await,
-            Carrier::Http2(ticket) => {
-                let mut sender = ticket.0.sender.clone();
-                sender.try_send_request(request).await
+            Carrier::Http1(sender) => sender.try_send_request(request.map(|body| Carried { body, _place: None })).await,
+            Carrier::Http2(Ticket { connection, place }) => {
+                let mut sender = connection.sender.clone();
+                let place = Some(Rc::clone(place));
+                sender.try_send_request(request.map(|body| Carried { body, _place: place })).await
             }
         };
         let mut failure = match sent {
@@ -111,7 +146,7 @@ impl<B: Body + 'static> Connection<B> {
         match (failure.take_message().filter(|_| self.origin != Origin::New), &self.carrier) {
             (Some(request), _) => {
                 self.retire();
-                Err(SendError::Unsent(Box::new(request.into_body())))
+                Err(SendError::Unsent(Box::new(request.into_body().body), failure.into_error()))
             }
             (None, Carrier::Http1(_)) => Err(broken_off(failure.into_error())),
             (None, Carrier::Http2(_)) => Err(self.http2_error(failure.into_error())),
@@ -121,7 +156,7 @@ impl<B: Body + 'static> Connection<B> {
     /// The origin says goodbye or nothing any more: no request is to follow.
     fn retire(&self) {
         if let Carrier::Http2(ticket) = &self.carrier {
-            ticket.0.retired.set(true);
+            ticket.connection.retired.set(true);
         }
     }
 
@@ -146,7 +181,7 @@ impl<B: Body + 'static> Connection<B> {
 #[derive(Debug)]
 pub enum SendError<B> {
     /// The origin had closed the connection before; nothing was sent of the request with this body.
-    Unsent(Box<B>),
+    Unsent(Box<B>, hyper::Error),
     /// The origin says goodbye, and that it has not processed the request (HTTP/2).
     Farewell(hyper::Error),
     /// The origin says that it has not processed the request (HTTP/2).

@@ -21,7 +21,7 @@ use tokio::{sync::Semaphore, task::spawn_local};
 
 use super::{
     ConnectError, Connector, Link, Need, Protocol, Stream,
-    connection::{Carrier, Connection, Origin, Ticket},
+    connection::{Carried, Carrier, Connection, Origin, Ticket},
     stream::Listener,
 };
 use crate::{config::HttpVersion, executor::Local, tls::HandshakeError};
@@ -64,7 +64,7 @@ pub(super) struct Shelf<B> {
 
 #[derive(Debug)]
 struct Idle<B> {
-    sender: http1::SendRequest<B>,
+    sender: http1::SendRequest<Carried<B>>,
     since_sweep: u64,
     /// See [`Link`].
     generation: u64,
@@ -73,9 +73,9 @@ struct Idle<B> {
 /// An HTTP/2 connection.
 #[derive(Debug)]
 pub(super) struct Multiplexed<B> {
-    pub(super) sender: http2::SendRequest<B>,
+    pub(super) sender: http2::SendRequest<Carried<B>>,
     /// Requests on it.
-    pub(super) streams: Cell<usize>,
+    pub(super) streams: Rc<Cell<usize>>,
     /// Set when the origin says goodbye.
     pub(super) retired: Cell<bool>,
     /// As many as the origin allows.
@@ -158,6 +158,10 @@ where
     }
 
     async fn open(&self, need: Need) -> Result<Connection<B>, ConnectError> {
+        tokio::time::timeout(self.connector.timeout, self.open_anyhow(need)).await.map_err(|_| ConnectError::Timeout)?
+    }
+
+    async fn open_anyhow(&self, need: Need) -> Result<Connection<B>, ConnectError> {
         let Link { stream, protocol, generation } = self.connector.connect(need).await?;
         if need == Need::Any {
             self.protocol.set(Some(protocol));
@@ -189,9 +193,9 @@ where
     }
 }
 
-async fn http1_sender<B>(stream: Stream) -> Result<http1::SendRequest<B>, ConnectError>
+async fn http1_sender<B>(stream: Stream) -> Result<http1::SendRequest<Carried<B>>, ConnectError>
 where
-    B: Body + 'static,
+    B: Body + Unpin + 'static,
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
@@ -208,7 +212,7 @@ where
 /// Waits for the origin's first word of it (RFC 9113 section 3.4), or those who share the connection
 /// would send more than it takes, and have it refused. So an origin that does not speak HTTP/2 gets no
 /// request either.
-async fn http2_sender<B>(stream: Stream) -> Result<(http2::SendRequest<B>, Rc<Cell<usize>>), ConnectError>
+async fn http2_sender<B>(stream: Stream) -> Result<(http2::SendRequest<Carried<B>>, Rc<Cell<usize>>), ConnectError>
 where
     B: Body + Unpin + 'static,
     B::Data: Send,
@@ -258,7 +262,7 @@ where
 
 impl<B> Shelf<B> {
     /// The last used one; those of a generation before the `current` one are closed.
-    fn take(&self, current: u64) -> Option<(http1::SendRequest<B>, u64)> {
+    fn take(&self, current: u64) -> Option<(http1::SendRequest<Carried<B>>, u64)> {
         let mut idle = self.idle.borrow_mut();
         std::iter::from_fn(|| idle.pop())
             .find(|idle| idle.generation >= current)
@@ -274,10 +278,14 @@ impl<B> Shelf<B> {
         }
     }
 
-    fn share(&self, (sender, max_streams): (http2::SendRequest<B>, Rc<Cell<usize>>), generation: u64) -> Ticket<B> {
+    fn share(
+        &self,
+        (sender, max_streams): (http2::SendRequest<Carried<B>>, Rc<Cell<usize>>),
+        generation: u64,
+    ) -> Ticket<B> {
         let connection = Rc::new(Multiplexed {
             sender,
-            streams: Cell::new(0),
+            streams: Rc::default(),
             retired: Cell::new(false),
             max_streams,
             was_used: Cell::new(false),
@@ -315,8 +323,7 @@ impl<B> Shelf<B> {
 }
 
 impl<B> Multiplexed<B> {
-    /// An origin that allows none at all is tried nonetheless, by one request at a time.
     fn has_room(&self) -> bool {
-        self.streams.get() < self.max_streams.get().clamp(1, MAX_STREAMS as usize)
+        self.streams.get() < self.max_streams.get().min(MAX_STREAMS as usize)
     }
 }

@@ -20,10 +20,14 @@ use crate::{patience::Patience, tls::HandshakeError};
 
 /// A connection, plain or over TLS. A write ends with an error of kind `TimedOut` when the origin
 /// takes nothing for too long.
+///
+/// Once the origin has closed its side, writes go nowhere instead of failing: it may have answered
+/// before it closed, and the answer to a large upload is still there to be read.
 #[derive(Debug)]
 pub struct Stream {
     transport: Transport,
     write_patience: Patience,
+    is_deaf: bool,
     /// Told of each read that is over. Not an `Rc`, as hyper wants what it may upgrade to be [`Send`].
     listener: Option<Arc<Listener>>,
 }
@@ -62,7 +66,7 @@ macro_rules! on_transport {
 
 impl Stream {
     pub(super) fn new(transport: Transport, write_timeout: Duration) -> Self {
-        Self { transport, write_patience: Patience::new(write_timeout), listener: None }
+        Self { transport, write_patience: Patience::new(write_timeout), is_deaf: false, listener: None }
     }
 
     /// Has `listener` told whenever something is read, or the end.
@@ -70,13 +74,20 @@ impl Stream {
         Self { listener: Some(listener), ..self }
     }
 
-    fn patiently<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if written.is_ready() {
-            self.write_patience.progressed();
-            return written;
+    /// What a write came to; `nowhere` is what it comes to when the origin does not listen any more.
+    fn written<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>, nowhere: T) -> Poll<io::Result<T>> {
+        match &written {
+            Poll::Ready(Err(error)) if is_closed(error) => {
+                self.is_deaf = true;
+                Poll::Ready(Ok(nowhere))
+            }
+            Poll::Ready(_) | Poll::Pending => self.write_patience.with_write(cx, written),
         }
-        self.write_patience.poll_over(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
+}
+
+fn is_closed(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
 }
 
 impl AsyncRead for Stream {
@@ -96,8 +107,11 @@ impl AsyncRead for Stream {
 
 impl AsyncWrite for Stream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if self.is_deaf {
+            return Poll::Ready(Ok(buf.len()));
+        }
         let written = on_transport!(self, io => io.poll_write(cx, buf));
-        self.patiently(cx, written)
+        self.written(cx, written, buf.len())
     }
 
     fn poll_write_vectored(
@@ -105,8 +119,12 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        let all = || bufs.iter().map(|buf| buf.len()).sum();
+        if self.is_deaf {
+            return Poll::Ready(Ok(all()));
+        }
         let written = on_transport!(self, io => io.poll_write_vectored(cx, bufs));
-        self.patiently(cx, written)
+        self.written(cx, written, all())
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -117,7 +135,11 @@ impl AsyncWrite for Stream {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        on_transport!(self, io => io.poll_flush(cx))
+        if self.is_deaf {
+            return Poll::Ready(Ok(()));
+        }
+        let flushed = on_transport!(self, io => io.poll_flush(cx));
+        self.written(cx, flushed, ())
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

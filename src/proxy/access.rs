@@ -22,6 +22,11 @@ impl AccessLog {
         Self(choice)
     }
 
+    /// Whether there are any lines at all.
+    pub(super) fn is_on(self) -> bool {
+        self.0 != config::AccessLog::Off
+    }
+
     /// Writes the line of one request. The query stays out of it: it may hold what is personal.
     pub(super) fn log(
         self,

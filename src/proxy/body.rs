@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use http::HeaderMap;
+use http::{HeaderMap, uri::PathAndQuery};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use tokio::time::Instant;
@@ -25,6 +25,7 @@ use crate::{
     listener::RequestBody,
     patience::Patience,
     received::Interrupted,
+    report::Report,
 };
 
 /// Why a body ends before its end.
@@ -142,7 +143,9 @@ impl Body for Upload {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Streamed { incoming, .. } => incoming.is_end_stream(),
-            Self::Again { body, .. } => body.is_end_stream(),
+            // Even an empty one has its last chunk.
+            Self::Again { is_chunked: true, .. } => false,
+            Self::Again { body, is_chunked: false } => body.is_end_stream(),
         }
     }
 
@@ -238,6 +241,8 @@ enum Source {
         body: PooledBody<Upload>,
         patience: Patience,
         in_flight: Option<InFlight>,
+        /// What was asked for, if it is to be logged that the answer broke off.
+        path: Option<PathAndQuery>,
         /// Dropped last.
         _withheld: Option<Withheld>,
     },
@@ -262,6 +267,7 @@ impl ResponseBody {
             body,
             patience: Patience::new(idle_timeout),
             in_flight: None,
+            path: None,
             _withheld: withheld,
         })
     }
@@ -293,6 +299,14 @@ impl ResponseBody {
         }
         self
     }
+
+    /// Has it logged, with this path, if the answer breaks off.
+    pub(super) fn told_by(mut self, asked: Option<PathAndQuery>) -> Self {
+        if let Source::Api { path, .. } = &mut self.0 {
+            *path = asked;
+        }
+        self
+    }
 }
 
 impl Start {
@@ -314,12 +328,21 @@ impl Body for ResponseBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match &mut self.get_mut().0 {
-            Source::Api { start, body, patience, .. } => {
-                if let Some(frame) = start.as_mut().and_then(|start| start.next()) {
-                    return Poll::Ready(Some(frame));
+            Source::Api { start, body, patience, path, .. } => {
+                let frame = match start.as_mut().and_then(|start| start.next()) {
+                    Some(frame) => Some(frame),
+                    None => {
+                        let frame = Pin::new(&mut *body).poll_frame(cx);
+                        ready!(patiently(patience, cx, frame, BodyError::Api))
+                    }
+                };
+                if let Some(Err(error)) = &frame
+                    && let Some(path) = path.take()
+                {
+                    // The query stays out of it, as in the other lines.
+                    tracing::warn!(path = path.path(), error = %Report(error), "an answer broke off");
                 }
-                let frame = Pin::new(&mut *body).poll_frame(cx);
-                patiently(patience, cx, frame, BodyError::Api)
+                Poll::Ready(frame)
             }
             Source::Own(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
         }

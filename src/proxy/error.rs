@@ -156,7 +156,7 @@ impl ProxyError {
         }
     }
 
-    /// When the caller may try again, in whole seconds from 1.
+    /// When the caller may try again, in whole seconds from 1: half a one is not a value of `Retry-After`.
     fn retry_after(&self) -> Option<u64> {
         match self {
             Self::Token(Unavailable::Transient { retry_after }) => {
@@ -206,7 +206,6 @@ impl ProxyError {
     }
 }
 
-/// Whole waits only: half a second is not a value of `Retry-After`.
 #[cfg(test)]
 mod tests {
     use std::time::Duration;

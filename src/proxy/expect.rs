@@ -84,7 +84,10 @@ impl Gate {
             ANSWERED => Poll::Pending,
             _closed => {
                 let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(PATIENCE)));
-                timer.as_mut().poll(cx).map(|()| Passage::Free)
+                timer.as_mut().poll(cx).map(|()| {
+                    state.store(OPEN, Relaxed);
+                    Passage::Free
+                })
             }
         }
     }

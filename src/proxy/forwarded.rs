@@ -38,16 +38,20 @@ pub(super) fn introduce(choice: Forwarded, head: &mut Parts, peer: SocketAddr) {
             append(&mut head.headers, FORWARDED, &element);
         }
     }
-    let protocol = if head.version == Version::HTTP_2 { "2" } else { "1.1" };
+    let protocol = match head.version {
+        Version::HTTP_2 => "2",
+        Version::HTTP_10 => "1.0",
+        _ => "1.1",
+    };
     append(&mut head.headers, VIA, &format!("{protocol} token-valet"));
     let made = || HeaderValue::try_from(new_request_id()).expect("hexadecimal digits are a header's value");
     head.headers.entry(REQUEST_ID).or_insert_with(made);
 }
 
-/// The host that the caller named.
+/// The host that the caller named: in the target, if it did so there (RFC 9112 section 3.2.2).
 fn host(head: &Parts) -> Option<HeaderValue> {
-    let authority = || head.uri.authority().and_then(|authority| HeaderValue::try_from(authority.as_str()).ok());
-    head.headers.get(HOST).cloned().or_else(authority)
+    let authority = head.uri.authority().and_then(|authority| HeaderValue::try_from(authority.as_str()).ok());
+    authority.or_else(|| head.headers.get(HOST).cloned())
 }
 
 /// RFC 7239 section 4.

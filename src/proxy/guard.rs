@@ -73,7 +73,7 @@ impl Guard {
             AllowedHosts::Any => AllowedHosts::Any,
             AllowedHosts::Only(mut names) => {
                 let api = config.upstream.origin.host_header();
-                names.extend(api.to_str().ok().and_then(host_name));
+                names.extend(api.to_str().ok().and_then(host_name).map(str::to_owned));
                 AllowedHosts::Only(names)
             }
         };
@@ -99,7 +99,8 @@ impl Guard {
             (None, None) => b"",
         };
         let name = std::str::from_utf8(host).ok().and_then(host_name);
-        if name.is_some_and(|name| names.contains(&name)) { Ok(()) } else { Err(Forbidden::Host(Words::of(host))) }
+        let is_allowed = name.is_some_and(|name| names.iter().any(|one| one.eq_ignore_ascii_case(name)));
+        if is_allowed { Ok(()) } else { Err(Forbidden::Host(Words::of(host))) }
     }
 
     fn check_origin(&self, headers: &HeaderMap) -> Result<(), Forbidden> {

@@ -28,7 +28,8 @@ static HOP_BY_HOP: [HeaderName; 8] = [
 
 /// Refuses what one server may read otherwise than another: a second or empty `Host`, HTTP/1.1
 /// without one (RFC 9112 section 3.2), HTTP/2 with one that is not its `:authority` (RFC 9113 section
-/// 8.3.1), and any `Transfer-Encoding` but a single `chunked` (RFC 9112 section 6.1).
+/// 8.3.1), a `Content-Length` that is not one number, and any `Transfer-Encoding` but a single `chunked`
+/// (RFC 9112 section 6.1).
 pub(crate) fn check(head: &Parts) -> Result<(), ProxyError> {
     let authority = head.uri.authority().filter(|_| head.version == Version::HTTP_2);
     let mut hosts = head.headers.get_all(HOST).iter();
@@ -41,18 +42,23 @@ pub(crate) fn check(head: &Parts) -> Result<(), ProxyError> {
         (None, _) => head.version < Version::HTTP_11 || authority.is_some(),
         (Some(_), Some(_)) => false,
     };
-    if is_host_sound && is_framing_sound(&head.headers) { Ok(()) } else { Err(ProxyError::BadRequest) }
+    let is_sound = is_host_sound && is_length_sound(&head.headers) && is_framing_sound(&head.headers);
+    if is_sound { Ok(()) } else { Err(ProxyError::BadRequest) }
 }
 
 /// Refuses an answer whose end is stated in a way that callers may read differently (RFC 9112 section 6).
 pub(crate) fn check_answer(headers: &HeaderMap) -> Result<(), ProxyError> {
+    if is_length_sound(headers) && is_framing_sound(headers) { Ok(()) } else { Err(ProxyError::Malformed) }
+}
+
+/// Whether there is no `Content-Length`, or a single number (RFC 9110 section 8.6).
+fn is_length_sound(headers: &HeaderMap) -> bool {
     let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
-    let is_length_sound = match (lengths.next(), lengths.next()) {
+    match (lengths.next(), lengths.next()) {
         (Some(length), None) => !length.is_empty() && length.as_bytes().iter().all(u8::is_ascii_digit),
         (None, _) => true,
         (Some(_), Some(_)) => false,
-    };
-    if is_length_sound && is_framing_sound(headers) { Ok(()) } else { Err(ProxyError::Malformed) }
+    }
 }
 
 /// Whether there is no `Transfer-Encoding`, or a single `chunked`.
@@ -72,11 +78,10 @@ pub(crate) fn to_upstream(headers: &mut HeaderMap) {
     if takes_trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
-    join_cookies(headers);
 }
 
 /// HTTP/2 may split a cookie field to compress it better; elsewhere it has one line (RFC 9113 section 8.2.3).
-fn join_cookies(headers: &mut HeaderMap) {
+pub(super) fn join_cookies(headers: &mut HeaderMap) {
     let mut crumbs = headers.get_all(COOKIE).iter();
     let (Some(first), Some(second)) = (crumbs.next(), crumbs.next()) else { return };
     let mut cookie = first.as_bytes().to_vec();
@@ -140,7 +145,7 @@ fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
 mod tests {
     use http::{HeaderMap, HeaderName, HeaderValue, Version};
 
-    use super::{check, check_answer, clean_trailers, to_client, to_upstream};
+    use super::{check, check_answer, clean_trailers, join_cookies, to_client, to_upstream};
 
     fn map(fields: &[(&str, &str)]) -> HeaderMap {
         fields
@@ -215,6 +220,10 @@ mod tests {
         assert!(!is_sound(new, &[("host", "")]));
         assert!(!is_sound(new, &[("host", "a"), ("host", "a")]));
         assert!(is_sound(new, &[("host", "a"), ("transfer-encoding", "Chunked")]));
+        for length in ["", "+5", "5, 5", "5 "] {
+            assert!(!is_sound(new, &[("host", "a"), ("content-length", length)]), "{length}");
+        }
+        assert!(!is_sound(new, &[("host", "a"), ("content-length", "5"), ("content-length", "5")]));
         for coding in ["gzip, chunked", "chunked, chunked", "identity", "", "xchunked"] {
             assert!(!is_sound(new, &[("host", "a"), ("transfer-encoding", coding)]), "{coding}");
         }
@@ -267,10 +276,10 @@ mod tests {
     #[test]
     fn a_cookie_that_was_split_is_whole_again() {
         let mut headers = map(&[("cookie", "a=1"), ("cookie", "b=2"), ("cookie", "c=3; d=4"), ("x-other", "e")]);
-        to_upstream(&mut headers);
+        join_cookies(&mut headers);
         assert_eq!(headers.get_all("cookie").iter().collect::<Vec<_>>(), ["a=1; b=2; c=3; d=4"]);
         let mut headers = map(&[("cookie", "a=1; b=2")]);
-        to_upstream(&mut headers);
+        join_cookies(&mut headers);
         assert_eq!(headers["cookie"], "a=1; b=2");
     }
 }

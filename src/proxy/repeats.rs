@@ -37,7 +37,8 @@ impl Repeats {
     ) -> Result<Upload, ProxyError> {
         let (may_repeat, error) = match failure {
             // It may yet go out for the first time.
-            SendError::Unsent(body) => return Ok(*body),
+            SendError::Unsent(body, _) if self.is_another_farewell() => return Ok(*body),
+            SendError::Unsent(_, error) => (false, error),
             SendError::Farewell(error) => (self.is_another_farewell(), error),
             SendError::Refused(error) => (self.is_first(), error),
             SendError::Closed(error) => (!is_new && method.is_safe() && self.is_first(), error),

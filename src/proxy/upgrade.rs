@@ -78,7 +78,6 @@ impl Upgrade {
         let (mut head, body) = response.into_parts();
         headers::to_client(&mut head.headers);
         let mut answer = Response::from_parts(head, ResponseBody::own(""));
-        headers::to_client(answer.headers_mut());
         state(answer.headers_mut(), protocol);
         let Self { caller, body: busy, .. } = self;
         tokio::task::spawn_local(async move {

@@ -14,6 +14,7 @@ mod grants;
 mod guard;
 mod harness;
 mod http2;
+mod large_uploads;
 mod layering;
 mod lifecycle;
 mod limits;

@@ -260,6 +260,7 @@ fn answer_that_breaks_off_at_the_api_breaks_off_here() {
     let mut got = Vec::new();
     assert_broken(caller.body(&head, &mut got));
     assert!(got.len() >= 64 * 1024, "what came before is passed on: {}", got.len());
+    assert_eq!(sidecar.process.logged("an answer broke off")["path"], ACCOUNTS);
     provider.set_api_fault(None);
 
     // Chunked: only the last chunk tells the end from a loss.

@@ -29,7 +29,8 @@ fuzz_target!(|data: &[u8]| {
         let mut request = Request::new(());
         *request.version_mut() = version;
         *request.headers_mut() = received.clone();
-        let is_sound = is_host_sound(&received, version) && is_coding_sound(&received);
+        let is_sound =
+            is_host_sound(&received, version) && is_length_sound(&received) && is_coding_sound(&received);
         assert_eq!(check(&request.into_parts().0).is_ok(), is_sound, "{version:?} {received:?}");
     }
     let is_sound = is_length_sound(&received) && is_coding_sound(&received);
@@ -48,13 +49,7 @@ fuzz_target!(|data: &[u8]| {
         assert_eq!(values(&request, "te"), ["trailers"], "no other coding can be asked for");
         request.remove("te");
     }
-    // One line, as before it was split (RFC 9113 section 8.2.3).
-    let mut expected = received.clone();
-    let crumbs: Vec<_> = values(&received, "cookie").iter().map(|crumb| crumb.as_bytes()).collect();
-    if crumbs.len() > 1 {
-        expected.insert("cookie", HeaderValue::from_bytes(&crumbs.join(&b"; "[..])).expect("a value"));
-    }
-    assert_kept(&expected, &request, &ends_here);
+    assert_kept(&received, &request, &ends_here);
 
     let mut trailers = received.clone();
     clean_trailers(&mut trailers);

@@ -5,8 +5,13 @@ use std::{sync::Arc, time::Duration};
 use futures_util::future::join_all;
 use tokio::{sync::Semaphore, time::sleep};
 
-use super::{api::Api, before, caller::Caller, eventually, run};
-use crate::harness::Sidecar;
+use super::{
+    api::Api,
+    before,
+    caller::{Caller, answer, request},
+    eventually, run,
+};
+use crate::harness::{DEADLINE, Sidecar};
 
 /// So many requests at once, all of which must be answered with 200.
 async fn all_at_once(sidecar: &Sidecar, count: usize) {
@@ -91,4 +96,28 @@ fn an_api_that_allows_one_request_at_a_time_gets_as_many_connections() {
     run(all_at_once(&sidecar, 20));
     run(all_at_once(&sidecar, 20));
     assert_eq!(api.record().requests.len(), 40);
+}
+
+/// Or a request would wait inside the connection for a stream, with a token that grows old.
+#[test]
+fn a_stream_whose_upload_outlasts_its_answer_is_not_given_to_another_request() {
+    let mut settings = h2::server::Builder::new();
+    settings.max_concurrent_streams(1);
+    let api = Api::with(None, settings, |mut call| async move {
+        call.answer(200, &[], "ok");
+        if call.head.method == "POST" {
+            // The upload is neither read nor reset.
+            sleep(3 * DEADLINE).await;
+        }
+    });
+    let (_provider, sidecar) = before(&api);
+    run(async {
+        let uploader = Caller::connect(sidecar.address).await;
+        let head = request("POST", "/").body(()).expect("a head");
+        let (response, _upload) = uploader.send(head, false).await.expect("it listens");
+        assert_eq!(answer(response).await.expect("an answer").status, 200);
+        let caller = Caller::connect(sidecar.address).await;
+        assert_eq!(caller.get("/").await.expect("an answer").status, 200);
+    });
+    assert_eq!(api.record().connections.len(), 2);
 }

@@ -1,0 +1,145 @@
+//! How long a caller may keep a connection without sending a request on it, how long a request's head
+//! may take once it has begun, and how long an answer may go unread.
+//!
+//! hyper has one time-out for both. Short, it would close an idle connection just as the application
+//! sends a POST on it; long, it would give slow senders of heads all the time in the world. So the
+//! connection's bytes are watched: only their coming, not what they say.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use rustix::net::sockopt::set_socket_linger;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    time::{Instant, Sleep},
+};
+
+use super::{
+    HttpLimits,
+    caller::{Phase, State, Watch},
+};
+use crate::patience::Patience;
+
+/// A connection that ends with an error of kind `TimedOut` when its caller is too slow.
+#[derive(Debug)]
+pub(super) struct WatchedStream {
+    stream: TcpStream,
+    watch: Watch,
+    idle_timeout: Duration,
+    header_timeout: Duration,
+    /// For what the caller does not read.
+    write_patience: Patience,
+    timer: Pin<Box<Sleep>>,
+    /// The state that the timer was set in.
+    timed: State,
+}
+
+impl WatchedStream {
+    pub(super) fn new(stream: TcpStream, watch: Watch, limits: &HttpLimits) -> Self {
+        let HttpLimits { idle_timeout, header_timeout, write_timeout, .. } = *limits;
+        let timer = Box::pin(tokio::time::sleep(idle_timeout));
+        let write_patience = Patience::new(write_timeout);
+        let timed = watch.state();
+        Self { stream, watch, idle_timeout, header_timeout, write_patience, timer, timed }
+    }
+
+    /// The caller has sent nothing new: has it had its time?
+    ///
+    /// To save a timer for each request, the one for idle connections is not set anew when one
+    /// becomes idle, but when it runs out and there was a request meanwhile. So an idle connection
+    /// is closed after its time, and before twice that.
+    fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let state = self.watch.state();
+        if self.timed != state {
+            if state.phase == Phase::Head {
+                self.set_timer(state, self.header_timeout);
+            } else if self.timed.phase == Phase::Head {
+                // The head has come, or it was HTTP/2's preface: its time says nothing any more.
+                self.set_timer(state, self.idle_timeout);
+            }
+        }
+        loop {
+            ready!(self.timer.as_mut().poll(cx));
+            let is_over = match state.phase {
+                Phase::Idle => self.watch.is_idle(),
+                Phase::Head => true,
+                Phase::Request => false,
+            };
+            if self.timed == state && is_over && !self.watch.tire() {
+                return Poll::Ready(());
+            }
+            self.set_timer(state, self.idle_timeout);
+        }
+    }
+
+    /// The result of a write, unless the caller has read nothing for too long.
+    fn patiently<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        self.watch.note_unread(written.is_pending());
+        self.write_patience.with_write(cx, written)
+    }
+
+    fn set_timer(&mut self, state: State, span: Duration) {
+        self.timed = state;
+        self.timer.as_mut().reset(Instant::now() + span);
+    }
+}
+
+impl Drop for WatchedStream {
+    fn drop(&mut self) {
+        if self.watch.is_torn() {
+            // Closed by a reset, not in order. An error means that the connection has ended by itself.
+            let _ = set_socket_linger(&self.stream, Some(Duration::ZERO));
+        }
+    }
+}
+
+impl AsyncRead for WatchedStream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        if let Poll::Ready(result) = Pin::new(&mut this.stream).poll_read(cx, buf) {
+            // Empty lines before a request are nothing (RFC 9112 section 2.2).
+            let begins = buf.filled()[before..].iter().any(|byte| !matches!(byte, b'\r' | b'\n'));
+            if begins {
+                this.watch.heard();
+            }
+            return Poll::Ready(result);
+        }
+        this.poll_patience(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl AsyncWrite for WatchedStream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.stream).poll_write(cx, buf);
+        this.patiently(cx, written)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
+        this.patiently(cx, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
