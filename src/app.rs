@@ -1,5 +1,6 @@
 //! The composition root: builds the parts, starts them, waits for a signal, drains.
 
+mod certificates;
 mod worker;
 
 use std::{io, rc::Rc, time::Duration};
@@ -7,7 +8,10 @@ use std::{io, rc::Rc, time::Duration};
 use rustls::pki_types::InvalidDnsNameError;
 use tokio::{task::spawn_local, time::timeout};
 
-use self::worker::Workers;
+use self::{
+    certificates::{Expiries, rotate},
+    worker::Workers,
+};
 use crate::{
     admin::Admin,
     clock::Clock,
@@ -17,7 +21,7 @@ use crate::{
     metrics::Metrics,
     proxy::{Limits, Proxy},
     shutdown::{self, Drain, Signals},
-    tls::{self, TlsError},
+    tls::{self, Rotation, TlsError},
     token::{Refresher, Store, StoreError, TokenClient},
 };
 
@@ -75,10 +79,11 @@ pub async fn run(
     let (refresher, tokens, renewal) =
         Refresher::new(&config.token, endpoint, store, clock.clone(), rand::make_rng(), metrics.token.clone());
 
-    let api_tls = tls::client_config(&config.upstream.trust)?;
+    let plain_tls = tls::client_config(&config.upstream.trust)?;
+    let api_tls = config.upstream.identity.as_ref().map(|identity| tls::with_identity(&plain_tls, &identity.client));
     let connector = Connector::new(
         &config.upstream.origin,
-        &api_tls,
+        api_tls.as_ref().unwrap_or(&plain_tls),
         config.upstream.http,
         config.upstream.connect_timeout,
         config.upstream.idle_body_timeout,
@@ -95,6 +100,11 @@ pub async fn run(
     );
     started(&port, &admin_port);
 
+    let expiries = Expiries::new(&config, &metrics.certificate_expiry);
+    if let Some(identity) = &config.upstream.identity {
+        let rotation = Rotation::new(identity, clock.clone(), &metrics.token.secret_reloads);
+        spawn_local(rotate(rotation, plain_tls, connector.clone(), expiries, config.reload.poll));
+    }
     let refresher = spawn_local(refresher.run(exchanges_end));
     let admin = Admin::new(&config.admin, tokens.clone(), renewal.clone(), clock.clone(), metrics);
     spawn_local(serve_admin(admin, admin_port, drain.clone()));

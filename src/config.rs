@@ -8,12 +8,14 @@ mod environment;
 mod error;
 mod file;
 mod guard;
+mod identity;
 mod origin;
 mod read;
 mod source;
 mod suggest;
 #[cfg(test)]
 mod tests;
+mod trust;
 mod url;
 mod values;
 
@@ -26,15 +28,16 @@ use std::{
 };
 
 use http::{HeaderValue, StatusCode, uri::PathAndQuery};
-use rustls::pki_types::CertificateDer;
 
 pub(crate) use self::guard::host_name;
 use self::source::Source;
 pub use self::{
     error::{ConfigError, Fault, Place},
     guard::{AllowRule, AllowedHosts, RequiredHeader, Rest, Segment},
+    identity::{ClientIdentity, Identity, IdentityError, IdentityFiles, IdentityText},
     origin::{Origin, Scheme},
     source::{Entry, Layer},
+    trust::{Roots, TlsVersion, Trust},
 };
 use crate::secret::SecretSource;
 
@@ -56,6 +59,8 @@ pub struct Config {
     pub shutdown: Shutdown,
     /// What is logged.
     pub log: Log,
+    /// How files that may be replaced are read again.
+    pub reload: Reload,
     /// The imitation provider of `token-valet sandbox`.
     pub sandbox: Sandbox,
 }
@@ -143,6 +148,8 @@ pub struct Upstream {
     pub prefix: String,
     /// Whom the TLS client believes.
     pub trust: Trust,
+    /// By what certificate the API knows the client.
+    pub identity: Option<Identity>,
     /// What is spoken.
     pub http: HttpVersion,
     /// What the API is told of the caller.
@@ -267,24 +274,6 @@ pub enum BodyFormat {
     Form,
 }
 
-/// Whom a TLS client believes.
-#[derive(Clone, Debug)]
-pub struct Trust {
-    /// The set of public authorities.
-    pub roots: Roots,
-    /// The certificates of `ca_file`, believed beside them.
-    pub extra: Vec<CertificateDer<'static>>,
-}
-
-/// The set of public certificate authorities.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Roots {
-    /// Mozilla's, built in.
-    Bundled,
-    /// The operating system's.
-    System,
-}
-
 /// `[admin]`
 #[derive(Clone, Debug)]
 pub struct Admin {
@@ -345,6 +334,13 @@ pub enum AccessLog {
     Errors,
     /// All.
     All,
+}
+
+/// `[reload]`
+#[derive(Clone, Debug)]
+pub struct Reload {
+    /// How often the files of the client's certificate are looked at.
+    pub poll: Duration,
 }
 
 /// `[sandbox]`

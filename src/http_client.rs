@@ -8,12 +8,16 @@ mod stream;
 use std::{
     io,
     net::{IpAddr, SocketAddr, ToSocketAddrs},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use rustls::{
-    AlertDescription, ClientConfig,
+    ClientConfig,
     pki_types::{InvalidDnsNameError, ServerName},
 };
 use tokio::{net::TcpStream, sync::Semaphore, task::spawn_blocking, time::timeout};
@@ -25,7 +29,10 @@ pub use self::{
     pool::Pool,
     stream::Stream,
 };
-use crate::config::{HttpVersion, Origin, Scheme};
+use crate::{
+    config::{HttpVersion, Origin, Scheme},
+    tls::HandshakeError,
+};
 
 /// The names of the protocols in TLS (RFC 7301 section 6, RFC 9113 section 3.1).
 const ALPN_HTTP1: &[u8] = b"http/1.1";
@@ -52,29 +59,48 @@ pub enum Need {
     Http1,
 }
 
-/// Makes connections to one origin.
+/// Makes connections to one origin. Clones share the TLS settings.
 #[derive(Clone)]
 pub struct Connector {
     host: String,
     port: u16,
-    tls: Option<Tls>,
+    tls: Option<Arc<Tls>>,
     http: HttpVersion,
     timeout: Duration,
     write_timeout: Duration,
     lookups: Arc<Semaphore>,
 }
 
-#[derive(Clone)]
 struct Tls {
     name: ServerName<'static>,
+    current: ArcSwap<TlsSettings>,
+    /// That of the current settings, to be read without them. It orders nothing: connections have theirs
+    /// from the settings that they were made with.
+    generation: AtomicU64,
+}
+
+struct TlsSettings {
+    /// Counts replacements, from 0.
+    generation: u64,
     /// Offers the protocols that the configuration allows.
     any: TlsConnector,
     /// Offers HTTP/1.1 alone.
     http1: TlsConnector,
 }
 
-impl Tls {
-    fn new(host: &str, tls: &ClientConfig, http: HttpVersion) -> Result<Self, InvalidDnsNameError> {
+/// A connection that nothing was sent on.
+#[derive(Debug)]
+pub struct Link {
+    /// Its bytes.
+    pub stream: Stream,
+    /// What is to be spoken on it.
+    pub protocol: Protocol,
+    /// The TLS settings that it was made with: by whom the origin takes us.
+    pub(crate) generation: u64,
+}
+
+impl TlsSettings {
+    fn new(tls: &ClientConfig, http: HttpVersion, generation: u64) -> Self {
         let offering = |protocols: &[&[u8]]| {
             let mut tls = tls.clone();
             tls.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
@@ -85,7 +111,7 @@ impl Tls {
             HttpVersion::Http2 => offering(&[ALPN_HTTP2]),
             HttpVersion::Auto => offering(&[ALPN_HTTP2, ALPN_HTTP1]),
         };
-        Ok(Self { name: ServerName::try_from(host.to_owned())?, any, http1: offering(&[ALPN_HTTP1]) })
+        Self { generation, any, http1: offering(&[ALPN_HTTP1]) }
     }
 }
 
@@ -104,10 +130,28 @@ impl Connector {
     ) -> Result<Self, InvalidDnsNameError> {
         let tls = match origin.scheme {
             Scheme::Http => None,
-            Scheme::Https => Some(Tls::new(&origin.host, tls, http)?),
+            Scheme::Https => Some(Arc::new(Tls {
+                name: ServerName::try_from(origin.host.clone())?,
+                current: ArcSwap::from_pointee(TlsSettings::new(tls, http, 0)),
+                generation: AtomicU64::new(0),
+            })),
         };
         let lookups = Arc::new(Semaphore::new(MAX_LOOKUPS));
         Ok(Self { host: origin.host.clone(), port: origin.port, tls, http, timeout, write_timeout, lookups })
+    }
+
+    /// Has connections from now on made with other settings, those of all clones. To be called by one task only.
+    pub fn replace_tls(&self, config: &ClientConfig) {
+        if let Some(tls) = &self.tls {
+            let generation = tls.current.load().generation + 1;
+            tls.current.store(Arc::new(TlsSettings::new(config, self.http, generation)));
+            tls.generation.store(generation, Ordering::Relaxed);
+        }
+    }
+
+    /// How often the TLS settings were replaced. A connection of an earlier generation is not to be used again.
+    fn generation(&self) -> u64 {
+        self.tls.as_ref().map_or(0, |tls| tls.generation.load(Ordering::Relaxed))
     }
 
     /// Looks the name up anew, and takes whichever of its addresses answers first.
@@ -117,16 +161,16 @@ impl Connector {
     ///
     /// # Cancel safety
     /// Dropping the future closes what was open.
-    pub async fn connect(&self, need: Need) -> Result<(Stream, Protocol), ConnectError> {
+    pub async fn connect(&self, need: Need) -> Result<Link, ConnectError> {
         timeout(self.timeout, self.connect_anyhow(need)).await.map_err(|_| ConnectError::Timeout)?
     }
 
-    async fn connect_anyhow(&self, need: Need) -> Result<(Stream, Protocol), ConnectError> {
+    async fn connect_anyhow(&self, need: Need) -> Result<Link, ConnectError> {
         let addresses = self.look_up().await.map_err(ConnectError::Resolve)?;
         let tcp = dial::any_of(addresses).await.ok_or(ConnectError::NoAddress)?.map_err(ConnectError::Tcp)?;
         tcp.set_nodelay(true).map_err(ConnectError::Tcp)?;
-        let (transport, protocol) = self.secure(tcp, need).await?;
-        Ok((Stream::new(transport, self.write_timeout), protocol))
+        let (transport, protocol, generation) = self.secure(tcp, need).await?;
+        Ok(Link { stream: Stream::new(transport, self.write_timeout), protocol, generation })
     }
 
     /// A look-up cannot be cancelled, only left alone; so there are never more than a few.
@@ -144,17 +188,18 @@ impl Connector {
         found.await.map_err(io::Error::other)?
     }
 
-    async fn secure(&self, tcp: TcpStream, need: Need) -> Result<(Transport, Protocol), ConnectError> {
-        let Some(Tls { name, any, http1 }) = &self.tls else {
+    async fn secure(&self, tcp: TcpStream, need: Need) -> Result<(Transport, Protocol, u64), ConnectError> {
+        let Some(Tls { name, current, .. }) = self.tls.as_deref() else {
             // Nothing is negotiated in plain text: HTTP/2 is known to be there, or it is not (RFC 9113 section 3.3).
             let is_http2 = self.http == HttpVersion::Http2 && need == Need::Any;
-            return Ok((Transport::Plain(tcp), if is_http2 { Protocol::Http2 } else { Protocol::Http1 }));
+            return Ok((Transport::Plain(tcp), if is_http2 { Protocol::Http2 } else { Protocol::Http1 }, 0));
         };
-        let connector = if need == Need::Http1 { http1 } else { any };
+        let settings = current.load_full();
+        let connector = if need == Need::Http1 { &settings.http1 } else { &settings.any };
         let demands_http2 = self.http == HttpVersion::Http2 && need == Need::Any;
-        let tls = match connector.connect(name.clone(), tcp).await {
+        let tls = match connector.connect(name.clone(), tcp).await.map_err(HandshakeError::from) {
             Ok(tls) => tls,
-            Err(error) if demands_http2 && shares_no_protocol(&error) => return Err(ConnectError::NotHttp2),
+            Err(HandshakeError::NoSharedProtocol) if demands_http2 => return Err(ConnectError::NotHttp2),
             Err(error) => return Err(ConnectError::Tls(error)),
         };
         let protocol = match tls.get_ref().1.alpn_protocol() {
@@ -162,14 +207,8 @@ impl Connector {
             _ if demands_http2 => return Err(ConnectError::NotHttp2),
             _ => Protocol::Http1,
         };
-        Ok((Transport::Tls(Box::new(tls)), protocol))
+        Ok((Transport::Tls(Box::new(tls)), protocol, settings.generation))
     }
-}
-
-/// Whether the origin refuses the handshake as it speaks nothing of what was offered (RFC 7301 section 3.2).
-fn shares_no_protocol(error: &io::Error) -> bool {
-    let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
-    matches!(cause, Some(rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol)))
 }
 
 impl std::fmt::Debug for Connector {
@@ -198,7 +237,7 @@ pub enum ConnectError {
     Tcp(#[source] io::Error),
     /// The handshake failed: a certificate that is not believed, a protocol that is not shared.
     #[error("the TLS handshake failed")]
-    Tls(#[source] io::Error),
+    Tls(#[source] HandshakeError),
     /// The configuration demands HTTP/2.
     #[error("the host does not speak HTTP/2, which `upstream.http` demands")]
     NotHttp2,

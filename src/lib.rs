@@ -15,6 +15,7 @@
 
 pub mod admin;
 pub mod app;
+pub mod certificate;
 pub mod cli;
 pub mod clock;
 pub mod config;

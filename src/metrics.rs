@@ -1,7 +1,7 @@
 //! Every metric, declared once; `docs` of each is the text that Prometheus shows.
 //!
 //! Counters and histograms are written as things happen. Gauges are set when they are scraped, by
-//! whoever knows the state: see [`crate::admin`].
+//! whoever knows the state: see [`crate::admin`]; those of certificates, when these are read.
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
@@ -18,6 +18,15 @@ pub struct Metrics {
     registry: Registry,
     /// Of the token's life.
     pub token: TokenMetrics,
+    /// When certificates of the configuration are no longer valid.
+    pub certificate_expiry: Family<Certificate, Gauge>,
+}
+
+/// A certificate of the configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Certificate {
+    /// `client`, `upstream_ca` or `token_ca`; of several in a file, that which ends first.
+    pub cert: &'static str,
 }
 
 /// How a token request ended.
@@ -99,7 +108,14 @@ impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::with_prefix("token_valet");
         let token = TokenMetrics::register(&mut registry);
-        Self { registry, token }
+        let certificate_expiry = Family::default();
+        registry.register_with_unit(
+            "tls_certificate_expiry_timestamp",
+            "When a certificate of the configuration is no longer valid",
+            Unit::Seconds,
+            certificate_expiry.clone(),
+        );
+        Self { registry, token, certificate_expiry }
     }
 }
 

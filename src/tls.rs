@@ -1,10 +1,24 @@
-//! Whom the sidecar believes: the rustls configuration of its connections to the provider.
+//! Whom the sidecar believes, and who it says it is: the rustls configuration of its connections to
+//! the provider.
+
+mod handshake;
+mod rotation;
 
 use std::sync::Arc;
 
-use rustls::{ClientConfig, RootCertStore, crypto::ring};
+use rustls::{
+    ClientConfig, RootCertStore, SupportedProtocolVersion,
+    client::Resumption,
+    crypto::ring,
+    sign::SingleCertAndKey,
+    version::{TLS12, TLS13},
+};
 
-use crate::config::{Roots, Trust};
+pub use self::{
+    handshake::{HandshakeError, Names, Suspect},
+    rotation::Rotation,
+};
+use crate::config::{ClientIdentity, Roots, TlsVersion, Trust};
 
 /// Why a TLS configuration cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -20,7 +34,7 @@ pub enum TlsError {
     Settings(#[source] rustls::Error),
 }
 
-/// The configuration for one origin: TLS 1.2 and 1.3, and the authorities of `trust`.
+/// The configuration for one origin: the versions and the authorities of `trust`, and no client certificate.
 ///
 /// Sessions are resumed within the process; nothing of them is stored.
 ///
@@ -42,10 +56,25 @@ pub fn client_config(trust: &Trust) -> Result<ClientConfig, TlsError> {
     for certificate in &trust.extra {
         roots.add(certificate.clone()).map_err(TlsError::Authority)?;
     }
+    let versions: &[&SupportedProtocolVersion] = match trust.tls_min {
+        TlsVersion::Tls12 => &[&TLS13, &TLS12],
+        TlsVersion::Tls13 => &[&TLS13],
+    };
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+        .with_protocol_versions(versions)
         .map_err(TlsError::Settings)?
         .with_root_certificates(roots)
         .with_no_client_auth();
     Ok(config)
+}
+
+/// The same, for a client that shows this certificate where one is asked for.
+///
+/// No session is resumed that was made without it: that would go on as whoever made it.
+#[must_use]
+pub fn with_identity(config: &ClientConfig, identity: &ClientIdentity) -> ClientConfig {
+    let mut config = config.clone();
+    config.client_auth_cert_resolver = Arc::new(SingleCertAndKey::from(Arc::clone(&identity.certified)));
+    config.resumption = Resumption::default();
+    config
 }

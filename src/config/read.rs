@@ -8,7 +8,8 @@ use tracing::level_filters::LevelFilter;
 
 use super::{
     AccessLog, Admin, AllowedHosts, BodyFormat, ClientAuth, Config, ConfigError, Entry, Forwarded, Gate, Grant,
-    HttpVersion, Listen, Log, LogFormat, Roots, SURPLUS_CONNECTIONS, Sandbox, Shutdown, Token, Trust, Upstream, guard,
+    HttpVersion, Identity, IdentityFiles, Listen, Log, LogFormat, Reload, Roots, SURPLUS_CONNECTIONS, Sandbox, Scheme,
+    Shutdown, TlsVersion, Token, Trust, Upstream, guard, identity,
     source::Source,
     url::{Url, base_url, url},
     values::{
@@ -16,9 +17,10 @@ use super::{
         secret_file, size, socket_address, span, text, word,
     },
 };
-use crate::{process, secret::SecretSource};
+use crate::{clock::Clock, process, report::Report, secret::SecretSource};
 
 const ROOTS: &[(&str, Roots)] = &[("bundled", Roots::Bundled), ("system", Roots::System)];
+const TLS_VERSIONS: &[(&str, TlsVersion)] = &[("1.2", TlsVersion::Tls12), ("1.3", TlsVersion::Tls13)];
 const HTTP_VERSIONS: &[(&str, HttpVersion)] =
     &[("1.1", HttpVersion::Http1), ("2", HttpVersion::Http2), ("auto", HttpVersion::Auto)];
 const FORWARDED: &[(&str, Forwarded)] =
@@ -35,6 +37,7 @@ pub(super) fn read(mut source: Source) -> Result<(Config, Vec<Entry>), ConfigErr
         admin: admin(s),
         shutdown: Shutdown { grace: s.value("shutdown.grace", "25s", duration("0s", "1h")) },
         log: log(s),
+        reload: Reload { poll: s.value("reload.poll", "10s", duration("100ms", "1h")) },
         sandbox: Sandbox {
             token_life: s.value("sandbox.token_life", "299s", duration("1s", "24h")),
             faults: s.value("sandbox.faults", "", list(sandbox_fault)),
@@ -92,11 +95,13 @@ fn upstream(s: &mut Source) -> Upstream {
         s.refuse("upstream.url", plaintext(&url).hint(hint));
     }
     Upstream {
+        identity: client_identity(s, url.origin.scheme),
         prefix: url.prefix(),
         origin: url.origin,
         trust: Trust {
             roots: s.value("upstream.roots", "bundled", word(ROOTS)),
             extra: s.optional("upstream.ca_file", certificates).unwrap_or_default(),
+            tls_min: s.value("upstream.tls_min", "1.2", word(TLS_VERSIONS)),
         },
         http: s.value("upstream.http", "1.1", word(HTTP_VERSIONS)),
         forwarded: s.value("upstream.forwarded", "off", word(FORWARDED)),
@@ -108,6 +113,31 @@ fn upstream(s: &mut Source) -> Upstream {
         pool_max_idle: s.value("upstream.pool_max_idle", "64", integer(0..=65_536)),
         tunnel_idle_timeout: s.value("upstream.tunnel_idle_timeout", "10m", duration("100ms", "24h")),
         max_in_flight: s.value("upstream.max_in_flight", "1024", integer(1..=65_536)),
+    }
+}
+
+/// Both of its files or neither, and a pair that fits.
+fn client_identity(s: &mut Source, scheme: Scheme) -> Option<Identity> {
+    use identity::{CERTIFICATE, KEY};
+    let (certificate, key) = (s.optional(CERTIFICATE, path), s.optional(KEY, path));
+    match (s.is_set(CERTIFICATE), s.is_set(KEY)) {
+        (true, false) => s.missing(KEY, "the key of the certificate", "/run/secrets/client.key"),
+        (false, true) => s.missing(CERTIFICATE, "the certificate of the key", "/run/secrets/client.crt"),
+        (true, true) if scheme == Scheme::Http => {
+            s.refuse(CERTIFICATE, Mismatch::statement("has no meaning while `upstream.url` is plain http"));
+        }
+        (true, true) | (false, false) => {}
+    }
+    let files = IdentityFiles { certificate: certificate?, key: key? };
+    let read = files.read().and_then(|text| Ok((text.parse(Clock::kernel().wall())?, text)));
+    match read {
+        Ok((client, text)) => Some(Identity { files, text, client }),
+        Err(error) => {
+            let mut mismatch = Mismatch::statement(Report(&error).to_string());
+            mismatch.hint = error.hint().map(str::to_owned);
+            s.refuse(error.key(), mismatch);
+            None
+        }
     }
 }
 
@@ -140,6 +170,7 @@ fn token(s: &mut Source) -> Token {
         trust: Trust {
             roots: s.value("token.roots", "bundled", word(ROOTS)),
             extra: s.optional("token.ca_file", certificates).unwrap_or_default(),
+            tls_min: s.value("token.tls_min", "1.2", word(TLS_VERSIONS)),
         },
         refresh_at: s.value("token.refresh_at", "0.7,0.8", span(0.1..=0.95)),
         default_lifetime: s.value("token.default_lifetime", "120s", duration("1s", "24h")),

@@ -19,13 +19,18 @@ use super::{
     Protocol,
     pool::{Multiplexed, Shelf},
 };
-use crate::received::{Interrupted, Received};
+use crate::{
+    received::{Interrupted, Received},
+    tls::HandshakeError,
+};
 
 /// A connection for one request: all of it, or a stream of one that others use too.
 #[derive(Debug)]
 pub struct Connection<B> {
     pub(super) carrier: Carrier<B>,
     pub(super) origin: Origin,
+    /// See [`Link`](super::Link).
+    pub(super) generation: u64,
     pub(super) home: Rc<Shelf<B>>,
 }
 
@@ -185,12 +190,17 @@ pub enum SendError<B> {
     Closed(hyper::Error),
     /// The origin took nothing of the request for too long.
     Stalled(hyper::Error),
+    /// The origin does not take the client's certificate, or wants one.
+    Certificate(HandshakeError),
     /// What came back is not HTTP, or the request's body broke off.
     Broken(hyper::Error),
 }
 
 /// How the connection ended.
 fn broken_off<B>(error: hyper::Error) -> SendError<B> {
+    if let Some(alert) = HandshakeError::late_refusal(&error) {
+        return SendError::Certificate(HandshakeError::ClientCertificate(alert));
+    }
     match cause::<io::Error>(&error).map(io::Error::kind) {
         // The last of them over TLS: closed without a word of farewell.
         Some(io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof) => {
@@ -244,7 +254,7 @@ impl<B> PooledBody<B> {
 
     fn give_back(&mut self) {
         if let Some(connection) = self.connection.take() {
-            connection.home.put(connection.carrier);
+            connection.home.put(connection.carrier, connection.generation);
         }
     }
 }

@@ -17,16 +17,14 @@ use std::{
 use http_body::Body;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{
-    sync::{Notify, Semaphore},
-    task::spawn_local,
-};
+use tokio::{sync::Semaphore, task::spawn_local};
 
 use super::{
-    ConnectError, Connector, Need, Protocol, Stream,
+    ConnectError, Connector, Link, Need, Protocol, Stream,
     connection::{Carried, Carrier, Connection, Origin, Ticket},
+    stream::Listener,
 };
-use crate::{config::HttpVersion, executor::Local};
+use crate::{config::HttpVersion, executor::Local, tls::HandshakeError};
 
 /// Requests at once on one HTTP/2 connection, if the API allows as many.
 const MAX_STREAMS: u32 = 64;
@@ -68,6 +66,8 @@ pub(super) struct Shelf<B> {
 struct Idle<B> {
     sender: http1::SendRequest<Carried<B>>,
     since_sweep: u64,
+    /// See [`Link`].
+    generation: u64,
 }
 
 /// An HTTP/2 connection.
@@ -83,6 +83,8 @@ pub(super) struct Multiplexed<B> {
     /// Since the last sweep.
     pub(super) was_used: Cell<bool>,
     used_by_sweep: Cell<u64>,
+    /// See [`Link`].
+    generation: u64,
 }
 
 impl<B> Pool<B>
@@ -112,14 +114,14 @@ where
     /// Dropping the future closes a connection that was being made.
     pub async fn checkout(&self, need: Need) -> Result<Connection<B>, ConnectError> {
         if self.speaks(need) == Some(Protocol::Http1) {
-            while let Some(sender) = self.shelf.take() {
+            while let Some((sender, generation)) = self.shelf.take(self.connector.generation()) {
                 if !sender.is_ready() {
                     // The task that drives it may not have had its turn since the last response.
                     tokio::task::yield_now().await;
                 }
                 // Still not ready: the API closed it, or it is busy with an upload that was answered early.
                 if sender.is_ready() {
-                    return Ok(self.hand_out(Carrier::Http1(sender), Origin::Pool));
+                    return Ok(self.hand_out(Carrier::Http1(sender), Origin::Pool, generation));
                 }
             }
         }
@@ -138,14 +140,14 @@ where
         if self.speaks(need) == Some(Protocol::Http1) {
             return self.open(need).await;
         }
-        if let Some(ticket) = self.shelf.ticket() {
-            return Ok(self.hand_out(Carrier::Http2(ticket), Origin::Pool));
+        if let Some((ticket, generation)) = self.shelf.ticket(self.connector.generation()) {
+            return Ok(self.hand_out(Carrier::Http2(ticket), Origin::Pool, generation));
         }
         let shared = async {
             let turn = self.turns.acquire().await.expect("the semaphore is never closed");
             // Whoever had the turn before may have made it, or found that there is nothing to share.
-            if let Some(ticket) = self.shelf.ticket() {
-                return Ok(self.hand_out(Carrier::Http2(ticket), Origin::Shared));
+            if let Some((ticket, generation)) = self.shelf.ticket(self.connector.generation()) {
+                return Ok(self.hand_out(Carrier::Http2(ticket), Origin::Shared, generation));
             }
             if self.speaks(need) == Some(Protocol::Http1) {
                 drop(turn);
@@ -160,23 +162,23 @@ where
     }
 
     async fn open_anyhow(&self, need: Need) -> Result<Connection<B>, ConnectError> {
-        let (stream, protocol) = self.connector.connect(need).await?;
+        let Link { stream, protocol, generation } = self.connector.connect(need).await?;
         if need == Need::Any {
             self.protocol.set(Some(protocol));
         }
         let carrier = match protocol {
             Protocol::Http1 => Carrier::Http1(http1_sender(stream).await?),
-            Protocol::Http2 => Carrier::Http2(self.shelf.share(http2_sender(stream).await?)),
+            Protocol::Http2 => Carrier::Http2(self.shelf.share(http2_sender(stream).await?, generation)),
         };
-        Ok(self.hand_out(carrier, Origin::New))
+        Ok(self.hand_out(carrier, Origin::New, generation))
     }
 
     fn speaks(&self, need: Need) -> Option<Protocol> {
         if need == Need::Http1 { Some(Protocol::Http1) } else { self.protocol.get() }
     }
 
-    fn hand_out(&self, carrier: Carrier<B>, origin: Origin) -> Connection<B> {
-        Connection { carrier, origin, home: Rc::clone(&self.shelf) }
+    fn hand_out(&self, carrier: Carrier<B>, origin: Origin, generation: u64) -> Connection<B> {
+        Connection { carrier, origin, generation, home: Rc::clone(&self.shelf) }
     }
 
     /// Closes idle connections before they are `timeout` old. Never completes; to be spawned once a pool.
@@ -216,7 +218,7 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let heard = Arc::new(Notify::new());
+    let listener = Arc::<Listener>::default();
     let (sender, mut driver) = http2::Builder::new(Local)
         .timer(TokioTimer::new())
         // Until the origin says otherwise; if it does not say, there is no limit but ours.
@@ -227,13 +229,16 @@ where
         .max_header_list_size(MAX_HEAD)
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_INTERVAL)
-        .handshake(TokioIo::new(stream.telling(Arc::clone(&heard))))
+        .handshake(TokioIo::new(stream.telling(Arc::clone(&listener))))
         .await
         .map_err(ConnectError::Http)?;
     while driver.current_max_send_streams() == 0 {
         tokio::select! {
-            () = heard.notified() => {}
+            () = listener.heard.notified() => {}
             ended = &mut driver => {
+                if let Some(alert) = listener.refusal.get() {
+                    return Err(ConnectError::Tls(HandshakeError::ClientCertificate(*alert)));
+                }
                 ended.map_err(ConnectError::Http)?;
                 return Err(ConnectError::Tcp(io::ErrorKind::ConnectionAborted.into()));
             }
@@ -256,20 +261,28 @@ where
 }
 
 impl<B> Shelf<B> {
-    fn take(&self) -> Option<http1::SendRequest<Carried<B>>> {
-        self.idle.borrow_mut().pop().map(|idle| idle.sender)
+    /// The last used one; those of a generation before the `current` one are closed.
+    fn take(&self, current: u64) -> Option<(http1::SendRequest<Carried<B>>, u64)> {
+        let mut idle = self.idle.borrow_mut();
+        std::iter::from_fn(|| idle.pop())
+            .find(|idle| idle.generation >= current)
+            .map(|idle| (idle.sender, idle.generation))
     }
 
-    pub(super) fn put(&self, carrier: Carrier<B>) {
+    pub(super) fn put(&self, carrier: Carrier<B>, generation: u64) {
         // A stream's ticket needs no more than to be dropped.
         let Carrier::Http1(sender) = carrier else { return };
         let mut idle = self.idle.borrow_mut();
         if idle.len() < self.max_idle && !sender.is_closed() {
-            idle.push(Idle { sender, since_sweep: self.sweep.get() });
+            idle.push(Idle { sender, since_sweep: self.sweep.get(), generation });
         }
     }
 
-    fn share(&self, (sender, max_streams): (http2::SendRequest<Carried<B>>, Rc<Cell<usize>>)) -> Ticket<B> {
+    fn share(
+        &self,
+        (sender, max_streams): (http2::SendRequest<Carried<B>>, Rc<Cell<usize>>),
+        generation: u64,
+    ) -> Ticket<B> {
         let connection = Rc::new(Multiplexed {
             sender,
             streams: Rc::default(),
@@ -277,17 +290,22 @@ impl<B> Shelf<B> {
             max_streams,
             was_used: Cell::new(false),
             used_by_sweep: Cell::new(self.sweep.get()),
+            generation,
         });
         let ticket = Ticket::of(&connection);
         self.multiplexed.borrow_mut().push(connection);
         ticket
     }
 
-    /// A stream of a connection that has one left.
-    fn ticket(&self) -> Option<Ticket<B>> {
+    /// A stream of a connection that has one left, and is not of a generation before the `current`
+    /// one: those end with their last stream.
+    fn ticket(&self, current: u64) -> Option<(Ticket<B>, u64)> {
         let mut connections = self.multiplexed.borrow_mut();
-        connections.retain(|connection| !connection.retired.get() && !connection.sender.is_closed());
-        connections.iter().find(|connection| connection.has_room()).map(Ticket::of)
+        connections.retain(|connection| {
+            !connection.retired.get() && !connection.sender.is_closed() && connection.generation >= current
+        });
+        let connection = connections.iter().find(|connection| connection.has_room())?;
+        Some((Ticket::of(connection), connection.generation))
     }
 
     /// Drops what has lain here since before the last sweep: idle for one to two intervals.

@@ -3,11 +3,12 @@
 use std::{
     io,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     task::{Context, Poll},
     time::Duration,
 };
 
+use rustls::AlertDescription;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -15,7 +16,7 @@ use tokio::{
 };
 use tokio_rustls::client::TlsStream;
 
-use crate::patience::Patience;
+use crate::{patience::Patience, tls::HandshakeError};
 
 /// A connection, plain or over TLS. A write ends with an error of kind `TimedOut` when the origin
 /// takes nothing for too long.
@@ -28,7 +29,15 @@ pub struct Stream {
     write_patience: Patience,
     is_deaf: bool,
     /// Told of each read that is over. Not an `Rc`, as hyper wants what it may upgrade to be [`Send`].
-    listener: Option<Arc<Notify>>,
+    listener: Option<Arc<Listener>>,
+}
+
+/// Waits for an origin's first word.
+#[derive(Debug, Default)]
+pub(super) struct Listener {
+    pub(super) heard: Notify,
+    /// That the origin does not take the client's certificate. HTTP/2 errors do not tell.
+    pub(super) refusal: OnceLock<AlertDescription>,
 }
 
 #[derive(Debug)]
@@ -61,7 +70,7 @@ impl Stream {
     }
 
     /// Has `listener` told whenever something is read, or the end.
-    pub(super) fn telling(self, listener: Arc<Notify>) -> Self {
+    pub(super) fn telling(self, listener: Arc<Listener>) -> Self {
         Self { listener: Some(listener), ..self }
     }
 
@@ -84,10 +93,13 @@ fn is_closed(error: &io::Error) -> bool {
 impl AsyncRead for Stream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let read = on_transport!(self, io => io.poll_read(cx, buf));
-        if read.is_ready()
-            && let Some(listener) = &self.listener
-        {
-            listener.notify_one();
+        if let (Poll::Ready(outcome), Some(listener)) = (&read, &self.listener) {
+            if let Err(error) = outcome
+                && let Some(alert) = HandshakeError::late_refusal(error)
+            {
+                let _ = listener.refusal.set(alert);
+            }
+            listener.heard.notify_one();
         }
         read
     }

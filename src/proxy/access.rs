@@ -45,6 +45,7 @@ impl AccessLog {
                 request_id = %request_id(head),
                 reason = error.reason(),
                 error = %Report(error),
+                look_at = error.keys(),
                 elapsed_ms = millis(elapsed()),
                 "a request was not served"
             ),

@@ -6,7 +6,7 @@ use http::{
 };
 
 use super::{Forbidden, ResponseBody, body::UploadFault};
-use crate::{http_client::ConnectError, token::Unavailable};
+use crate::{http_client::ConnectError, tls::Suspect, token::Unavailable};
 
 /// Names the sidecar as the origin of an answer, with the reason.
 const REASON: HeaderName = HeaderName::from_static("x-token-valet-error");
@@ -114,6 +114,17 @@ impl ProxyError {
             Self::Broken(_) | Self::Malformed => "upstream_broken",
             Self::ResponseTimeout => "response_timeout",
         }
+    }
+
+    /// The configuration keys that an operator should look at.
+    pub(super) fn keys(&self) -> Option<&'static str> {
+        let Self::Connect(ConnectError::Tls(error)) = self else { return None };
+        error.suspect().map(|suspect| match suspect {
+            Suspect::Url => "upstream.url",
+            Suspect::Authorities => "upstream.ca_file",
+            Suspect::Version => "upstream.tls_min",
+            Suspect::ClientCertificate => "upstream.client_cert_file",
+        })
     }
 
     /// One fixed sentence, for people. What lies behind it is in the log.

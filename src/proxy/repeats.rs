@@ -6,7 +6,7 @@ use super::{
     ProxyError,
     body::{Upload, UploadWatch},
 };
-use crate::http_client::SendError;
+use crate::http_client::{ConnectError, SendError};
 
 /// How many goodbyes of the API one request may meet. Each ends a connection that has done its work, so
 /// that an API which often says goodbye makes no storm.
@@ -43,6 +43,7 @@ impl Repeats {
             SendError::Refused(error) => (self.is_first(), error),
             SendError::Closed(error) => (!is_new && method.is_safe() && self.is_first(), error),
             SendError::Stalled(error) => return Err(ProxyError::Stalled(error)),
+            SendError::Certificate(error) => return Err(ConnectError::Tls(error).into()),
             SendError::Broken(error) => (false, error),
         };
         let body = if may_repeat { watch.again() } else { None };

@@ -135,7 +135,7 @@ impl TokenClient {
 impl Exchange for TokenClient {
     async fn exchange(&self, presented: &Presented) -> Result<Issued, FetchError> {
         let exchange = async {
-            let (stream, _) = self.connector.connect(Need::Http1).await.map_err(FetchError::Connect)?;
+            let stream = self.connector.connect(Need::Http1).await.map_err(FetchError::Connect)?.stream;
             let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(FetchError::Broken)?;
             let request = self.request(presented);
             let answer = async move {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::StatusCode;
 
 use super::{store::StoreError, wire::OAuthError};
-use crate::{http_client::ConnectError, secret::SecretError};
+use crate::{http_client::ConnectError, secret::SecretError, tls::Suspect};
 
 /// Who is to blame for a failed exchange, and so what helps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -201,7 +201,13 @@ impl FetchError {
                 300..=399 | 401 | 403 | 404 | 405 => Some("token.url"),
                 _ => None,
             },
-            Self::Connect(ConnectError::Tls(_)) => Some("token.url, token.ca_file"),
+            Self::Connect(ConnectError::Tls(error)) => error.suspect().and_then(|suspect| match suspect {
+                Suspect::Url => Some("token.url"),
+                Suspect::Authorities => Some("token.ca_file"),
+                Suspect::Version => Some("token.tls_min"),
+                // It is not shown there.
+                Suspect::ClientCertificate => None,
+            }),
             Self::Connect(ConnectError::Resolve(_) | ConnectError::NoAddress) => Some("token.url"),
             Self::Connect(
                 ConnectError::Tcp(_) | ConnectError::NotHttp2 | ConnectError::Http(_) | ConnectError::Timeout,

@@ -36,6 +36,7 @@ impl Use {
 
 /// Downward only: nobody uses a module of the same or a higher level. A module's own children are its own affair.
 const LAYERS: &[Layer] = &[
+    Layer { level: 0, module: "certificate", may_use: &[], reason: "what a certificate says of itself" },
     Layer { level: 0, module: "clock", may_use: &[], reason: "time knows nothing of us" },
     Layer { level: 0, module: "executor", may_use: &[], reason: "where tasks run" },
     Layer { level: 0, module: "metrics", may_use: &[], reason: "what is counted is told by those who count" },
@@ -48,7 +49,7 @@ const LAYERS: &[Layer] = &[
     Layer {
         level: 1,
         module: "config",
-        may_use: &[All("process"), All("secret")],
+        may_use: &[All("certificate"), All("clock"), All("process"), All("secret")],
         reason: "values, and where secrets are",
     },
     Layer {
@@ -60,8 +61,8 @@ const LAYERS: &[Layer] = &[
     Layer {
         level: 2,
         module: "tls",
-        may_use: &[All("config"), All("secret")],
-        reason: "whom we believe is configured",
+        may_use: &[All("clock"), All("config"), All("metrics"), All("secret")],
+        reason: "whom we believe and who we are is configured",
     },
     Layer {
         level: 3,
@@ -80,7 +81,15 @@ const LAYERS: &[Layer] = &[
     Layer {
         level: 4,
         module: "token",
-        may_use: &[All("config"), All("secret"), All("clock"), All("http_client"), All("metrics"), All("shutdown")],
+        may_use: &[
+            All("config"),
+            All("secret"),
+            All("clock"),
+            All("http_client"),
+            All("metrics"),
+            All("shutdown"),
+            Only("tls", &["Suspect"]),
+        ],
         reason: "the way of a token; it never calls the proxy",
     },
     Layer {
@@ -102,6 +111,7 @@ const LAYERS: &[Layer] = &[
             All("http_client"),
             All("metrics"),
             All("shutdown"),
+            Only("tls", &["Suspect"]),
         ],
         reason: "the way of a request: of the token side it reads the cell and waits for a renewal, no more",
     },
@@ -136,6 +146,7 @@ const LAYERS: &[Layer] = &[
         module: "app",
         may_use: &[
             All("admin"),
+            All("certificate"),
             All("clock"),
             All("config"),
             All("http_client"),

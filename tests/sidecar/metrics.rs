@@ -5,7 +5,7 @@ use token_valet::sandbox::{ApiFault, Provider, Settings};
 
 use crate::harness::{ACCOUNTS, Connection, Setup, Sidecar, provider, wait_until};
 
-fn scraped(sidecar: &Sidecar) -> String {
+pub(crate) fn scraped(sidecar: &Sidecar) -> String {
     let response = Connection::open(sidecar.admin).ask("GET", "/metrics", &[], b"").expect("an answer");
     assert_eq!(response.status, 200);
     assert_eq!(response.header("content-type"), Some("application/openmetrics-text; version=1.0.0; charset=utf-8"));
@@ -14,7 +14,7 @@ fn scraped(sidecar: &Sidecar) -> String {
 
 /// The value of one line of them.
 #[track_caller]
-fn value(text: &str, name: &str) -> f64 {
+pub(crate) fn value(text: &str, name: &str) -> f64 {
     let line = text.lines().find_map(|line| line.strip_prefix("token_valet_")?.strip_prefix(name)?.strip_prefix(' '));
     line.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no `{name}` in:\n{text}"))
 }
