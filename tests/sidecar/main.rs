@@ -32,6 +32,7 @@ mod slowloris;
 mod stale;
 mod state_file;
 mod steady;
+mod threat_model;
 mod token_failures;
 mod trailers;
 mod tunnels;
