@@ -33,6 +33,7 @@ mod slowloris;
 mod stale;
 mod state_file;
 mod steady;
+mod threat_model;
 mod tls;
 mod token_failures;
 mod trailers;
