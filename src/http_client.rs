@@ -1,5 +1,6 @@
 //! Connections to one origin: how one is made, and how they are kept for the next request.
 
+mod carried;
 mod connection;
 mod dial;
 mod pool;

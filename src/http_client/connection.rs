@@ -1,7 +1,6 @@
 //! One connection for one request, and the response's body that gives it back.
 
 use std::{
-    cell::Cell,
     error::Error,
     io,
     pin::Pin,
@@ -17,6 +16,7 @@ use hyper::client::conn::http1;
 
 use super::{
     Protocol,
+    carried::{Carried, Place, Upload},
     pool::{Multiplexed, Shelf},
 };
 use crate::{
@@ -40,14 +40,6 @@ pub(super) enum Carrier<B> {
     Http2(Ticket<B>),
 }
 
-/// The body of a request on its way.
-#[derive(Debug)]
-pub(super) struct Carried<B> {
-    body: B,
-    /// Of a stream that does not end before it.
-    _place: Option<Rc<Place>>,
-}
-
 /// Where a connection comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Origin {
@@ -64,45 +56,28 @@ pub(super) enum Origin {
 pub(super) struct Ticket<B> {
     connection: Rc<Multiplexed<B>>,
     place: Rc<Place>,
+    upload: Option<Rc<Upload<B>>>,
 }
-
-/// Counts a stream until both of its bodies have ended: an upload may outlast its answer.
-#[derive(Debug)]
-pub(super) struct Place(Rc<Cell<usize>>);
 
 impl<B> Ticket<B> {
     pub(super) fn of(connection: &Rc<Multiplexed<B>>) -> Self {
-        let streams = &connection.streams;
-        streams.set(streams.get() + 1);
         connection.was_used.set(true);
-        Self { connection: Rc::clone(connection), place: Rc::new(Place(Rc::clone(streams))) }
+        Self { connection: Rc::clone(connection), place: Rc::new(Place::new(&connection.streams)), upload: None }
     }
 }
 
-impl Drop for Place {
+impl<B> Drop for Ticket<B> {
     fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
+        if let Some(upload) = &self.upload {
+            self.connection.outlasting.answered(upload);
+        }
     }
 }
 
-impl<B: Body + Unpin> Body for Carried<B> {
-    type Data = B::Data;
-    type Error = B::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-impl<B: Body + Unpin + 'static> Connection<B> {
+impl<B: Body + Unpin + 'static> Connection<B>
+where
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
     /// Returns true if the request had to wait for it to be made.
     #[must_use]
     pub fn is_new(&self) -> bool {
@@ -128,11 +103,12 @@ impl<B: Body + Unpin + 'static> Connection<B> {
     /// Dropping the future closes the connection, or the stream, which tells the origin that nobody listens.
     pub async fn send(mut self, request: Request<B>) -> Result<Response<PooledBody<B>>, SendError<B>> {
         let sent = match &mut self.carrier {
-            Carrier::Http1(sender) => sender.try_send_request(request.map(|body| Carried { body, _place: None })).await,
-            Carrier::Http2(Ticket { connection, place }) => {
+            Carrier::Http1(sender) => sender.try_send_request(request.map(Carried::Plain)).await,
+            Carrier::Http2(Ticket { connection, place, upload }) => {
                 let mut sender = connection.sender.clone();
-                let place = Some(Rc::clone(place));
-                sender.try_send_request(request.map(|body| Carried { body, _place: place })).await
+                let request = request.map(|body| Upload::new(body, place));
+                *upload = Some(Rc::clone(request.body()));
+                sender.try_send_request(request.map(Carried::Stream)).await
             }
         };
         let mut failure = match sent {
@@ -143,10 +119,11 @@ impl<B: Body + Unpin + 'static> Connection<B> {
             }
             Err(failure) => failure,
         };
-        match (failure.take_message().filter(|_| self.origin != Origin::New), &self.carrier) {
-            (Some(request), _) => {
+        let unsent = failure.take_message().filter(|_| self.origin != Origin::New);
+        match (unsent.and_then(|request| request.into_body().into_body()), &self.carrier) {
+            (Some(body), _) => {
                 self.retire();
-                Err(SendError::Unsent(Box::new(request.into_body().body), failure.into_error()))
+                Err(SendError::Unsent(Box::new(body), failure.into_error()))
             }
             (None, Carrier::Http1(_)) => Err(broken_off(failure.into_error())),
             (None, Carrier::Http2(_)) => Err(self.http2_error(failure.into_error())),

@@ -21,7 +21,8 @@ use tokio::{sync::Semaphore, task::spawn_local};
 
 use super::{
     ConnectError, Connector, Link, Need, Protocol, Stream,
-    connection::{Carried, Carrier, Connection, Origin, Ticket},
+    carried::{Carried, Outlasting},
+    connection::{Carrier, Connection, Origin, Ticket},
     stream::Listener,
 };
 use crate::{config::HttpVersion, executor::Local, tls::HandshakeError};
@@ -57,6 +58,7 @@ pub struct Pool<B> {
 pub(super) struct Shelf<B> {
     idle: RefCell<Vec<Idle<B>>>,
     multiplexed: RefCell<Vec<Rc<Multiplexed<B>>>>,
+    outlasting: Rc<Outlasting<B>>,
     /// Counts the sweeps: an age without a clock read per request.
     sweep: Cell<u64>,
     max_idle: usize,
@@ -80,6 +82,7 @@ pub(super) struct Multiplexed<B> {
     pub(super) retired: Cell<bool>,
     /// As many as the origin allows.
     max_streams: Rc<Cell<usize>>,
+    pub(super) outlasting: Rc<Outlasting<B>>,
     /// Since the last sweep.
     pub(super) was_used: Cell<bool>,
     used_by_sweep: Cell<u64>,
@@ -96,7 +99,13 @@ where
     /// An empty pool that keeps at most `max_idle` connections that serve one request at a time.
     #[must_use]
     pub fn new(connector: Connector, max_idle: usize) -> Self {
-        let shelf = Shelf { idle: RefCell::default(), multiplexed: RefCell::default(), sweep: Cell::new(0), max_idle };
+        let shelf = Shelf {
+            idle: RefCell::default(),
+            multiplexed: RefCell::default(),
+            outlasting: Rc::default(),
+            sweep: Cell::new(0),
+            max_idle,
+        };
         let protocol = match connector.http {
             HttpVersion::Http1 => Some(Protocol::Http1),
             HttpVersion::Http2 => Some(Protocol::Http2),
@@ -288,6 +297,7 @@ impl<B> Shelf<B> {
             streams: Rc::default(),
             retired: Cell::new(false),
             max_streams,
+            outlasting: Rc::clone(&self.outlasting),
             was_used: Cell::new(false),
             used_by_sweep: Cell::new(self.sweep.get()),
             generation,
@@ -312,6 +322,7 @@ impl<B> Shelf<B> {
     fn sweep(&self) {
         let this = self.sweep.get() + 1;
         self.sweep.set(this);
+        self.outlasting.sweep();
         self.idle.borrow_mut().retain(|idle| idle.since_sweep + 1 >= this && !idle.sender.is_closed());
         self.multiplexed.borrow_mut().retain(|connection| {
             if connection.was_used.replace(false) || connection.streams.get() > 0 {

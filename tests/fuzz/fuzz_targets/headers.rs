@@ -29,8 +29,7 @@ fuzz_target!(|data: &[u8]| {
         let mut request = Request::new(());
         *request.version_mut() = version;
         *request.headers_mut() = received.clone();
-        let is_sound =
-            is_host_sound(&received, version) && is_length_sound(&received) && is_coding_sound(&received);
+        let is_sound = is_host_sound(&received, version) && is_length_sound(&received) && is_coding_sound(&received);
         assert_eq!(check(&request.into_parts().0).is_ok(), is_sound, "{version:?} {received:?}");
     }
     let is_sound = is_length_sound(&received) && is_coding_sound(&received);

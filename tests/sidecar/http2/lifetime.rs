@@ -11,7 +11,7 @@ use super::{
     frames::{END_HEADERS, END_STREAM, GOAWAY, HEADERS, Wire, get},
     run, setup,
 };
-use crate::harness::{POLL, provider, seconds};
+use crate::harness::{POLL, provider, seconds, wait_until};
 
 /// Answers `/slow` after a second, anything else at once.
 async fn slow(mut call: Call) {
@@ -158,4 +158,31 @@ fn a_connection_over_the_limit_is_told_goodbye_however_busy_it_is() {
             sleep(POLL).await;
         }
     });
+}
+
+#[test]
+fn an_upload_that_the_api_leaves_standing_after_its_answer_gives_its_caller_s_place_up() {
+    let api = Api::start(|mut call: Call| async move {
+        call.answer(200, &[], "ok");
+        if call.head.method == "POST" {
+            // The upload is neither read nor reset.
+            sleep(seconds(3_600)).await;
+        }
+    });
+    let provider = provider(Settings::default());
+    let sidecar = setup(&provider, &api)
+        .set("upstream.pool_idle_timeout", "400ms")
+        .set("listen.idle_timeout", "200ms")
+        .set("listen.max_connections", 1)
+        .start();
+    run(async {
+        let uploader = Caller::connect(sidecar.address).await;
+        let head = request("POST", "/").body(()).expect("a head");
+        let (response, mut upload) = uploader.send(head, false).await.expect("it listens");
+        // More than the API's window and the sidecar's buffer take.
+        upload.send_data(vec![b'x'; 2 * 1024 * 1024].into(), false).expect("it listens");
+        assert_eq!(answer(response).await.expect("an answer").status, 200);
+        eventually("the connection to count as idle", || uploader.driver.is_finished()).await;
+    });
+    wait_until("the place to be free", || sidecar.get("/").status == 200);
 }
