@@ -22,7 +22,8 @@ use crate::{patience::Patience, tls::HandshakeError};
 /// takes nothing for too long.
 ///
 /// Once the origin has closed its side, writes go nowhere instead of failing: it may have answered
-/// before it closed, and the answer to a large upload is still there to be read.
+/// before it closed, and the answer to a large upload is still there to be read. Its end then counts as
+/// a reset.
 #[derive(Debug)]
 pub struct Stream {
     transport: Transport,
@@ -92,7 +93,13 @@ fn is_closed(error: &io::Error) -> bool {
 
 impl AsyncRead for Stream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let read = on_transport!(self, io => io.poll_read(cx, buf));
+        let before = buf.filled().len();
+        let mut read = on_transport!(self, io => io.poll_read(cx, buf));
+        if self.is_deaf && matches!(read, Poll::Ready(Ok(()))) && buf.filled().len() == before {
+            // The write was told of the reset, and reading now looks like an orderly end: an answer that
+            // ends with its connection may have been cut off.
+            read = Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
         if let (Poll::Ready(outcome), Some(listener)) = (&read, &self.listener) {
             if let Err(error) = outcome
                 && let Some(alert) = HandshakeError::late_refusal(error)

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::task::AtomicWaker;
 use http::{HeaderValue, Response, Version, header::CONNECTION};
 use http_body::Body;
 use hyper::body::Incoming;
@@ -56,6 +57,10 @@ struct Shared {
     leftover: Mutex<Option<Leftover>>,
     /// Whether there is such a body: saves the lock.
     has_leftover: AtomicBool,
+    /// Whether the newest request has a body, which may be dropped anywhere.
+    has_body: AtomicBool,
+    /// The connection's task, to be told of that.
+    task: AtomicWaker,
     /// An answer that only the connection's end could have told whole was cut off.
     is_torn: AtomicBool,
     peer: SocketAddr,
@@ -81,6 +86,8 @@ impl Watch {
             is_unread: AtomicBool::new(false),
             leftover: Mutex::default(),
             has_leftover: AtomicBool::new(false),
+            has_body: AtomicBool::new(false),
+            task: AtomicWaker::new(),
             is_torn: AtomicBool::new(false),
             peer,
             _place: place,
@@ -101,6 +108,7 @@ impl Watch {
         self.enter(Phase::Request);
         let open = || Open { watch: self.clone(), request: number };
         let received = Received::new(incoming, version);
+        self.0.has_body.store(!received.is_end_stream(), Relaxed);
         // Reading a body would say that it is wanted.
         let may_be_read = version < Version::HTTP_2 && !is_awaited;
         (RequestBody::new(received, may_be_read, open()), OpenAnswer { open: open(), version })
@@ -134,6 +142,9 @@ impl Watch {
 
     /// Reads on in a body that nobody wants, if there is one.
     pub(super) fn poll_leftover(&self, cx: &mut Context<'_>) {
+        if self.0.has_body.load(Relaxed) {
+            self.0.task.register(cx.waker());
+        }
         if !self.0.has_leftover.load(Relaxed) {
             return;
         }
@@ -207,6 +218,7 @@ impl Open {
     pub(super) fn leave(&self, leftover: Leftover) {
         *self.watch.0.leftover.lock().unwrap_or_else(PoisonError::into_inner) = Some(leftover);
         self.watch.0.has_leftover.store(true, Relaxed);
+        self.watch.0.task.wake();
     }
 
     /// Has the connection reset once it is closed.

@@ -117,8 +117,9 @@ impl Setup {
             .set("token.client_id", settings.client_id)
             .set_file("token.client_secret_file", &settings.client_secret)
             .set("token.retry_max", "1s")
-            // On a busy machine the first token takes its time.
+            // On a busy machine the first token takes its time, and so do a thousand handshakes.
             .set("token.wait", "15s")
+            .set("upstream.connect_timeout", "15s")
     }
 
     /// A data recipient's first start.

@@ -1,7 +1,8 @@
 //! Answers to requests whose body nobody wants, or not all of it, to callers that first send all.
 
-use std::{io::Write, thread};
+use std::{io::Write, thread, time::Duration};
 
+use rustix::net::sockopt::set_socket_linger;
 use token_valet::{config::TokenFault, sandbox::Settings};
 
 use crate::{
@@ -64,4 +65,23 @@ fn a_caller_that_pauses_for_longer_than_a_connection_may_be_idle_gets_all_of_its
             });
         }
     });
+}
+
+/// Only the connection's end tells that such an answer is whole, and a reset is no end.
+#[test]
+fn an_early_answer_that_is_cut_off_by_a_reset_never_looks_whole() {
+    let api = RawApi::start();
+    let (_provider, sidecar) = api.sidecar(|setup| setup);
+    for _ in 0..10 {
+        let answer = thread::scope(|scope| {
+            let caller = scope.spawn(|| sidecar.connect().ask("POST", "/", &[], &vec![b'x'; BODY]));
+            let (mut upstream, _) = api.asked();
+            let part = "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nthe first part";
+            upstream.0.get_mut().write_all(part.as_bytes()).expect("it listens");
+            set_socket_linger(upstream.0.get_ref(), Some(Duration::ZERO)).expect("it is TCP");
+            drop(upstream);
+            caller.join().expect("no panic")
+        });
+        assert!(answer.as_ref().map_or(true, |answer| answer.status == 502), "{answer:?}");
+    }
 }
