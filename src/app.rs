@@ -15,7 +15,7 @@ use self::{
 use crate::{
     admin::Admin,
     clock::Clock,
-    config::Config,
+    config::{Address, Config},
     http_client::Connector,
     listener::{HalfClose, HttpLimits, ListenError, Listener},
     metrics::Metrics,
@@ -90,8 +90,10 @@ pub async fn run(
     )?;
     let limits = Limits::new(&config);
 
-    let port = Listener::bind(config.listen.address, config.listen.max_connections)?;
-    let admin_port = Listener::bind(config.admin.address, config.admin.max_connections)?;
+    let listen = &config.listen;
+    let port = Listener::bind(&listen.address, listen.unix_mode, listen.max_connections)?;
+    let admin_address = Address::Tcp(config.admin.address);
+    let admin_port = Listener::bind(&admin_address, 0, config.admin.max_connections)?;
     tracing::info!(
         address = %port.address(),
         admin = %admin_port.address(),

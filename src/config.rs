@@ -4,6 +4,7 @@
 //! `config/token-valet.toml` is the reference of every key. What is read here is already resolved:
 //! addresses are addresses, durations are [`Duration`]s, certificates are parsed.
 
+mod address;
 mod environment;
 mod error;
 mod file;
@@ -32,6 +33,7 @@ use http::{HeaderValue, StatusCode, uri::PathAndQuery};
 pub(crate) use self::guard::host_name;
 use self::source::Source;
 pub use self::{
+    address::Address,
     error::{ConfigError, Fault, Place},
     guard::{AllowRule, AllowedHosts, RequiredHeader, Rest, Segment},
     identity::{ClientIdentity, Identity, IdentityError, IdentityFiles, IdentityText},
@@ -118,7 +120,11 @@ impl Config {
 #[derive(Clone, Debug)]
 pub struct Listen {
     /// Where the application connects. Loopback, unless `allow_non_loopback` is set.
-    pub address: SocketAddr,
+    pub address: Address,
+    /// The permissions of a Unix socket.
+    pub unix_mode: u32,
+    /// The users whose processes may use a Unix socket; all that its permissions let connect, if empty.
+    pub allow_uids: Vec<u32>,
     /// How many threads serve requests, each with a runtime and a connection pool of its own. 1 to 64.
     pub threads: usize,
     /// How many connections are open at once; more wait in the kernel's queue.

@@ -160,12 +160,12 @@ impl Proxy {
         let in_flight = self.in_flight.enter()?;
         headers::check(head)?;
         let target = target::to_upstream(&head.method, &head.uri, &self.prefix)?;
-        self.guard.admit(head)?;
+        let peer = body.peer();
+        self.guard.admit(head, peer)?;
         self.allow.check(&head.method, head.uri.path())?;
         // Before the body is polled: a caller that waits for `100 Continue` does not send it in vain.
         let bearer = self.bearer(now).await?;
 
-        let peer = body.peer();
         let (upgrade, (upload, watch)) = match Upgrade::take(head, body) {
             Ok(upgrade) => {
                 // There is no body to expect anything for.

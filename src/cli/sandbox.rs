@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use super::{CliError, environment, on_control_thread};
 use crate::{
     app,
-    config::Config,
+    config::{Address, Config},
     listener::Listener,
     sandbox::{Provider, Settings},
     telemetry,
@@ -113,11 +113,15 @@ impl Template {
 }
 
 fn welcome(port: &Listener, admin: &Listener, provider: &Provider) {
-    let (port, admin, provider) = (port.address(), admin.address(), provider.address());
+    let curl = match port.address() {
+        Address::Tcp(address) => format!("curl http://{address}/api/fdx/5/accounts"),
+        Address::Unix(path) => format!("curl --unix-socket {} http://localhost/api/fdx/5/accounts", path.display()),
+    };
+    let (admin, provider) = (admin.address(), provider.address());
     println!(
         "The sidecar runs before an imitation of the provider ({provider}) with made-up accounts. In another terminal:\n\
          \n  \
-           curl http://{port}/api/fdx/5/accounts\n\
+           {curl}\n\
          \n\
          Whether it is ready: http://{admin}/readyz. To end it: Ctrl-C.\n"
     );

@@ -131,6 +131,12 @@ pub(super) fn integer(bounds: RangeInclusive<usize>) -> impl Fn(&Raw<'_>) -> Par
     }
 }
 
+/// A user's id.
+pub(super) fn uid(raw: &Raw<'_>) -> Parsed<u32> {
+    // The last one means nobody to the kernel.
+    integer(0..=4_294_967_294)(raw).and_then(|uid| u32::try_from(uid).map_err(|_| Mismatch::expected("a user's id")))
+}
+
 /// A number within `bounds`; never one that is not a number.
 pub(super) fn number(bounds: RangeInclusive<f64>) -> impl Fn(&Raw<'_>) -> Parsed<f64> {
     move |raw| {
@@ -245,7 +251,6 @@ pub(super) fn socket_address(raw: &Raw<'_>) -> Parsed<SocketAddr> {
         match text.split_once(':') {
             Some(("localhost", port)) => mismatch.hint(format!("write \"127.0.0.1:{port}\"")),
             Some(("", port)) => mismatch.hint(format!("write \"0.0.0.0:{port}\" for every address")),
-            Some(("unix" | "systemd", _)) => mismatch.hint("this version listens on TCP only, e.g. \"127.0.0.1:8080\""),
             _ => mismatch.hint("write it as \"127.0.0.1:8080\" or \"[::1]:8080\""),
         }
     })

@@ -1,7 +1,6 @@
 //! What a caller's connection is at: shared by its bytes and by the requests on it.
 
 use std::{
-    net::SocketAddr,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
@@ -15,7 +14,7 @@ use http::{HeaderValue, Response, Version, header::CONNECTION};
 use http_body::Body;
 use hyper::body::Incoming;
 
-use super::{Answer, Place, RequestBody, request_body::Leftover};
+use super::{Answer, Peer, Place, RequestBody, request_body::Leftover};
 use crate::received::Received;
 
 /// What the connection is waiting for.
@@ -63,7 +62,7 @@ struct Shared {
     task: AtomicWaker,
     /// An answer that only the connection's end could have told whole was cut off.
     is_torn: AtomicBool,
-    peer: SocketAddr,
+    peer: Peer,
     _place: Place,
 }
 
@@ -75,7 +74,7 @@ pub(super) struct State {
 }
 
 impl Watch {
-    pub(super) fn new(peer: SocketAddr, place: Place) -> Self {
+    pub(super) fn new(peer: Peer, place: Place) -> Self {
         Self(Arc::new(Shared {
             phase: AtomicU8::new(Phase::Idle as u8),
             requests: AtomicU64::new(0),
@@ -205,7 +204,7 @@ impl Drop for Open {
 }
 
 impl Open {
-    pub(super) fn peer(&self) -> SocketAddr {
+    pub(super) fn peer(&self) -> Peer {
         self.watch.0.peer
     }
 

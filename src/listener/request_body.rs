@@ -1,7 +1,6 @@
 //! The body of a caller's request, and what becomes of it when nobody wants it.
 
 use std::{
-    net::SocketAddr,
     pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
@@ -11,7 +10,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::Sleep;
 
-use super::caller::Open;
+use super::{Peer, caller::Open};
 use crate::received::{Interrupted, Received};
 
 /// How long a body that nobody wants is read.
@@ -37,7 +36,7 @@ impl RequestBody {
 
     /// Who sends it.
     #[must_use]
-    pub fn peer(&self) -> SocketAddr {
+    pub fn peer(&self) -> Peer {
         self.open.peer()
     }
 }

@@ -105,7 +105,7 @@ const LAYERS: &[Layer] = &[
             All("config"),
             All("clock"),
             Only("token", &["Bearer", "FollowUp", "Renewal", "Replay", "TokenCell", "Unavailable"]),
-            Only("listener", &["RequestBody"]),
+            Only("listener", &["Peer", "RequestBody"]),
             All("patience"),
             All("received"),
             All("http_client"),

@@ -38,4 +38,5 @@ mod tls;
 mod token_failures;
 mod trailers;
 mod tunnels;
+mod unix_socket;
 mod upgrades;
