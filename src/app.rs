@@ -5,6 +5,7 @@ mod worker;
 
 use std::{io, rc::Rc, time::Duration};
 
+use landlock::RulesetError;
 use rustls::pki_types::InvalidDnsNameError;
 use tokio::{task::spawn_local, time::timeout};
 
@@ -16,6 +17,7 @@ use crate::{
     admin::Admin,
     clock::Clock,
     config::{Address, Config},
+    confinement::{self, Confinement},
     http_client::Connector,
     listener::{HalfClose, HttpLimits, ListenError, Listener},
     metrics::Metrics,
@@ -51,6 +53,9 @@ pub enum AppError {
     /// A URL of the configuration names a host that no certificate can have.
     #[error("the host of `upstream.url` or `token.url` cannot be a name in a certificate")]
     Host(#[from] InvalidDnsNameError),
+    /// The kernel refuses to confine the process.
+    #[error("the process cannot be confined to its files and ports")]
+    Confine(#[from] RulesetError),
     /// The kernel refuses a thread, or a worker ended on its own.
     #[error("the process cannot go on")]
     Runtime(#[from] io::Error),
@@ -94,9 +99,12 @@ pub async fn run(
     let port = Listener::bind(&listen.address, listen.unix_mode, listen.max_connections)?;
     let admin_address = Address::Tcp(config.admin.address);
     let admin_port = Listener::bind(&admin_address, 0, config.admin.max_connections)?;
+    // Before there are other threads: it counts for this one and for those that it starts.
+    let confinement = if config.process.confine { confinement::confine(&config)? } else { Confinement::None };
     tracing::info!(
         address = %port.address(),
         admin = %admin_port.address(),
+        %confinement,
         version = env!("CARGO_PKG_VERSION"),
         "listening"
     );

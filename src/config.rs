@@ -12,6 +12,7 @@ mod guard;
 mod identity;
 mod origin;
 mod read;
+mod sandbox;
 mod source;
 mod suggest;
 #[cfg(test)]
@@ -38,6 +39,7 @@ pub use self::{
     guard::{AllowRule, AllowedHosts, RequiredHeader, Rest, Segment},
     identity::{ClientIdentity, Identity, IdentityError, IdentityFiles, IdentityText},
     origin::{Origin, Scheme},
+    sandbox::{Sandbox, SandboxFault, TokenFault},
     source::{Entry, Layer},
     trust::{Roots, TlsVersion, Trust},
 };
@@ -63,6 +65,8 @@ pub struct Config {
     pub log: Log,
     /// How files that may be replaced are read again.
     pub reload: Reload,
+    /// What the process may do.
+    pub process: Process,
     /// The imitation provider of `token-valet sandbox`.
     pub sandbox: Sandbox,
 }
@@ -349,45 +353,9 @@ pub struct Reload {
     pub poll: Duration,
 }
 
-/// `[sandbox]`
+/// `[process]`
 #[derive(Clone, Debug)]
-pub struct Sandbox {
-    /// How long the imitation provider's tokens live.
-    pub token_life: Duration,
-    /// What its token endpoint does wrong, and when.
-    pub faults: Vec<SandboxFault>,
-}
-
-/// One entry of `sandbox.faults`, such as `"down 10s..25s"`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SandboxFault {
-    /// What goes wrong.
-    pub fault: TokenFault,
-    /// When, counted from the sandbox's start.
-    pub during: Range<Duration>,
-}
-
-/// What an imitation token endpoint can do instead of its work.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TokenFault {
-    /// `down`: connections are refused, those to the API too.
-    Down,
-    /// `hang`: takes the request and never answers.
-    Hang,
-    /// `reset`: takes the request and resets the connection.
-    Reset,
-    /// `empty`: 200 without a body.
-    Empty,
-    /// `malformed`: 200 with JSON that is cut off.
-    Malformed,
-    /// `html`: 200 with a web page.
-    Html,
-    /// `500`: `server_error`.
-    ServerError,
-    /// `429`: too many requests, with `Retry-After: 5`.
-    TooManyRequests,
-    /// `302`: a redirect to another host.
-    Redirect,
-    /// `slow`: the right answer after 2 s.
-    Slow,
+pub struct Process {
+    /// Whether it gives up all files and ports but those that it needs.
+    pub confine: bool,
 }

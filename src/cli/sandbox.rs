@@ -70,7 +70,9 @@ impl Template {
     }
 
     fn supplied(&self, provider: Option<&Provider>) -> io::Result<Vec<(&'static str, String)>> {
-        let mut supplied = vec![("TOKEN__CLIENT_SECRET", self.settings.client_secret.clone())];
+        // The provider, in this same process, closes and opens its ports as it plays outages.
+        let mut supplied = vec![("PROCESS__CONFINE", "false".to_owned())];
+        supplied.push(("TOKEN__CLIENT_SECRET", self.settings.client_secret.clone()));
         match provider {
             Some(provider) => {
                 let ca = self.file("ca.pem", provider.ca_pem())?;

@@ -11,15 +11,15 @@ use tracing::level_filters::LevelFilter;
 
 use super::{
     AccessLog, Address, Admin, AllowedHosts, BodyFormat, ClientAuth, Config, ConfigError, Entry, Forwarded, Gate,
-    Grant, HttpVersion, Identity, IdentityFiles, Listen, Log, LogFormat, Reload, Roots, SURPLUS_CONNECTIONS, Sandbox,
-    Scheme, Shutdown, TlsVersion, Token, Trust, Upstream,
+    Grant, HttpVersion, Identity, IdentityFiles, Listen, Log, LogFormat, Process, Reload, Roots, SURPLUS_CONNECTIONS,
+    Sandbox, Scheme, Shutdown, TlsVersion, Token, Trust, Upstream,
     address::{address, mode},
-    guard, identity,
+    guard, identity, sandbox,
     source::Source,
     url::{Url, base_url, url},
     values::{
-        Mismatch, Raw, boolean, certificates, duration, integer, list, path, rejection_status, sandbox_fault,
-        secret_file, size, socket_address, span, text, uid, word,
+        Mismatch, Raw, boolean, certificates, duration, integer, list, path, rejection_status, secret_file, size,
+        socket_address, span, text, uid, word,
     },
 };
 use crate::{clock::Clock, process, report::Report, secret::SecretSource};
@@ -43,9 +43,10 @@ pub(super) fn read(mut source: Source) -> Result<(Config, Vec<Entry>), ConfigErr
         shutdown: Shutdown { grace: s.value("shutdown.grace", "25s", duration("0s", "1h")) },
         log: log(s),
         reload: Reload { poll: s.value("reload.poll", "10s", duration("100ms", "1h")) },
+        process: Process { confine: s.value("process.confine", "true", boolean) },
         sandbox: Sandbox {
             token_life: s.value("sandbox.token_life", "299s", duration("1s", "24h")),
-            faults: s.value("sandbox.faults", "", list(sandbox_fault)),
+            faults: s.value("sandbox.faults", "", list(sandbox::fault)),
         },
     };
     refuse_shared_address(s, &config);

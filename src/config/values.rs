@@ -19,7 +19,7 @@ use rustls::{
     },
 };
 
-use super::{SandboxFault, TokenFault, suggest};
+use super::suggest;
 use crate::secret::SecretSource;
 
 /// A value, or why it cannot be that.
@@ -197,7 +197,7 @@ pub(super) fn word<T: Copy>(words: &'static [(&'static str, T)]) -> impl Fn(&Raw
     }
 }
 
-fn choose<T: Copy>(text: &str, words: &[(&str, T)]) -> Parsed<T> {
+pub(super) fn choose<T: Copy>(text: &str, words: &[(&str, T)]) -> Parsed<T> {
     let chosen = words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
     chosen.ok_or_else(|| Mismatch {
         hint: suggest::word(text, words.iter().map(|(word, _)| *word)),
@@ -290,33 +290,6 @@ pub(super) fn rejection_status(raw: &Raw<'_>) -> Parsed<StatusCode> {
     let number = integer(400..=403)(raw).map_err(|_| expected())?;
     let status = u16::try_from(number).ok().and_then(|number| StatusCode::from_u16(number).ok());
     status.filter(|status| *status != StatusCode::PAYMENT_REQUIRED).ok_or_else(expected)
-}
-
-/// A fault and its time, such as `"down 10s..25s"`.
-pub(super) fn sandbox_fault(raw: &Raw<'_>) -> Parsed<SandboxFault> {
-    const FAULTS: &[(&str, TokenFault)] = &[
-        ("down", TokenFault::Down),
-        ("hang", TokenFault::Hang),
-        ("reset", TokenFault::Reset),
-        ("empty", TokenFault::Empty),
-        ("malformed", TokenFault::Malformed),
-        ("html", TokenFault::Html),
-        ("500", TokenFault::ServerError),
-        ("429", TokenFault::TooManyRequests),
-        ("302", TokenFault::Redirect),
-        ("slow", TokenFault::Slow),
-    ];
-    let expected = "a fault and its time, such as \"down 10s..25s\"";
-    let mismatch = || Mismatch::expected(expected);
-    let (fault, during) = string(raw, expected)?.split_once(' ').ok_or_else(mismatch)?;
-    let fault = choose(fault, FAULTS)?;
-    let (start, end) = during.split_once("..").ok_or_else(mismatch)?;
-    let moment = |text| duration("0s", "24h")(&Raw::Text(text)).map_err(|_| mismatch());
-    let during = moment(start)?..moment(end)?;
-    if during.is_empty() {
-        return Err(mismatch().hint("the end must come after the start"));
-    }
-    Ok(SandboxFault { fault, during })
 }
 
 pub(super) fn path(raw: &Raw<'_>) -> Parsed<PathBuf> {

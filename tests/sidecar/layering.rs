@@ -60,6 +60,12 @@ const LAYERS: &[Layer] = &[
     },
     Layer {
         level: 2,
+        module: "confinement",
+        may_use: &[All("config"), All("secret")],
+        reason: "what the process needs is configured",
+    },
+    Layer {
+        level: 2,
         module: "tls",
         may_use: &[All("clock"), All("config"), All("metrics"), All("secret")],
         reason: "whom we believe and who we are is configured",
@@ -149,6 +155,7 @@ const LAYERS: &[Layer] = &[
             All("certificate"),
             All("clock"),
             All("config"),
+            All("confinement"),
             All("http_client"),
             All("listener"),
             All("metrics"),

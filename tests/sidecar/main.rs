@@ -6,6 +6,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests wait by the clock that their provider uses")]
 
 mod commands;
+mod confinement;
 mod exactness;
 mod expect;
 mod fin;
