@@ -9,6 +9,7 @@ mod stream;
 
 use std::{convert::Infallible, future::poll_fn, io, task::Poll, time::Duration};
 
+use bytes::Bytes;
 use http::{Request, Response, header::EXPECT};
 use http_body::Body;
 use hyper::{body::Incoming, service::service_fn};
@@ -254,7 +255,7 @@ impl Accepted {
     pub async fn serve<F, B>(self, limits: HttpLimits, mut drain: Drain, handle: impl Fn(Request<RequestBody>) -> F)
     where
         F: Future<Output = Response<B>> + 'static,
-        B: Body + Unpin + 'static,
+        B: Body<Data = Bytes> + Unpin + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let is_surplus = self.is_surplus();

@@ -10,8 +10,8 @@ mod guard;
 pub(crate) mod headers;
 mod in_flight;
 mod outbound;
-mod repeats;
 mod replay;
+mod retries;
 pub(crate) mod target;
 mod upgrade;
 pub(crate) mod verdict;
@@ -31,8 +31,8 @@ use self::{
     guard::Guard,
     in_flight::InFlightLimit,
     outbound::{Api, Outbound},
-    repeats::Repeats,
     replay::ReplayMemory,
+    retries::Retries,
     upgrade::Upgrade,
     verdict::Verdict,
 };
@@ -219,14 +219,14 @@ impl Proxy {
             // Connecting took its time, in which the token may have expired.
             bearer = self.bearer(self.clock.now()).await?;
         }
-        let mut repeats = Repeats::default();
+        let mut retries = Retries::default();
         loop {
             let Bearer { authorization, generation } = bearer;
             let is_new = connection.is_new();
             let request = outbound.request(body, connection.protocol(), authorization);
             match self.head_of(connection.send(request), watch).await? {
                 Ok(response) => return Ok((generation, self.receive(response, watch)?)),
-                Err(failure) => body = repeats.after(failure, is_new, outbound.method, watch)?,
+                Err(failure) => body = retries.after(failure, is_new, outbound.method, watch)?,
             }
             // Not an idle one again: the API may have closed them all.
             connection = self.pool.connect(outbound.need()).await?;

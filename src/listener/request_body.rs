@@ -25,13 +25,14 @@ pub struct RequestBody {
     received: Option<Received>,
     /// Whether what is left of it may be read although nobody wants it.
     may_be_read: bool,
+    has_trailers: bool,
     open: Open,
 }
 
 impl RequestBody {
     /// `may_be_read` even if nobody wants it: reading a body says that it is wanted, to a caller that asked.
     pub(super) fn new(received: Received, may_be_read: bool, open: Open) -> Self {
-        Self { received: Some(received), may_be_read, open }
+        Self { received: Some(received), may_be_read, has_trailers: false, open }
     }
 
     /// Who sends it.
@@ -49,10 +50,10 @@ impl Body for RequestBody {
         let Some(received) = &mut self.received else { return Poll::Ready(None) };
         let frame = Pin::new(received).poll_frame(cx);
         self.may_be_read |= frame.is_ready();
-        if let Poll::Ready(Some(Ok(frame))) = &frame
-            && frame.is_trailers()
-        {
-            self.open.note_trailers();
+        match &frame {
+            Poll::Ready(Some(Ok(frame))) => self.has_trailers |= frame.is_trailers(),
+            Poll::Ready(None) if !self.has_trailers => self.open.note_plain_end(),
+            Poll::Ready(Some(Err(_)) | None) | Poll::Pending => {}
         }
         frame
     }

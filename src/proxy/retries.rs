@@ -10,16 +10,16 @@ use crate::http_client::{ConnectError, SendError};
 
 /// How many goodbyes of the API one request may meet. Each ends a connection that has done its work, so
 /// that an API which often says goodbye makes no storm.
-const MAX_FAREWELLS: u32 = 8;
+const MAX_GOAWAYS: u32 = 8;
 
 /// What of its repetitions a request has had.
 #[derive(Debug, Default)]
-pub(super) struct Repeats {
-    farewells: u32,
+pub(super) struct Retries {
+    goaways: u32,
     was_repeated: bool,
 }
 
-impl Repeats {
+impl Retries {
     /// The body to be sent again after this failure, on a connection that was new or not.
     ///
     /// What the API surely has not processed is sent again (RFC 9113 section 8.7), and so is a request
@@ -37,9 +37,9 @@ impl Repeats {
     ) -> Result<Upload, ProxyError> {
         let (may_repeat, error) = match failure {
             // It may yet go out for the first time.
-            SendError::Unsent(body, _) if self.is_another_farewell() => return Ok(*body),
+            SendError::Unsent(body, _) if self.is_another_goaway() => return Ok(*body),
             SendError::Unsent(_, error) => (false, error),
-            SendError::Farewell(error) => (self.is_another_farewell(), error),
+            SendError::GoAway(error) => (self.is_another_goaway(), error),
             SendError::Refused(error) => (self.is_first(), error),
             SendError::Closed(error) => (!is_new && method.is_safe() && self.is_first(), error),
             SendError::Stalled(error) => return Err(ProxyError::Stalled(error)),
@@ -50,9 +50,9 @@ impl Repeats {
         body.ok_or_else(|| ProxyError::broken(error, watch.fault()))
     }
 
-    fn is_another_farewell(&mut self) -> bool {
-        self.farewells += 1;
-        self.farewells <= MAX_FAREWELLS
+    fn is_another_goaway(&mut self) -> bool {
+        self.goaways += 1;
+        self.goaways <= MAX_GOAWAYS
     }
 
     fn is_first(&mut self) -> bool {
