@@ -32,7 +32,7 @@ pub struct Certificate {
 /// How a token request ended.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Refresh {
-    /// Why it was made: `start`, `scheduled`, `retry`, `rejected` or `secret`.
+    /// Why it was made: `start`, `scheduled`, `retry`, `rejected`, `secret` or `asked`.
     pub cause: &'static str,
     /// `success`, `transient`, `configuration` or `grant_gone`.
     pub result: &'static str,
