@@ -7,14 +7,14 @@ use std::{io, rc::Rc, time::Duration};
 
 use landlock::RulesetError;
 use rustls::pki_types::InvalidDnsNameError;
-use tokio::{task::spawn_local, time::timeout};
+use tokio::{sync::Notify, task::spawn_local, time::timeout};
 
 use self::{
     certificates::{Expiries, rotate},
     worker::Workers,
 };
 use crate::{
-    admin::Admin,
+    admin::{Admin, Orders},
     clock::Clock,
     config::{Address, Config},
     confinement::{self, Confinement},
@@ -23,6 +23,7 @@ use crate::{
     metrics::Metrics,
     proxy::{Limits, Proxy},
     shutdown::{self, Drain, Signals},
+    telemetry::LogLevel,
     tls::{self, Rotation, TlsError},
     token::{Refresher, Store, StoreError, TokenClient},
 };
@@ -69,6 +70,7 @@ pub enum AppError {
 /// See [`AppError`]. A provider that is down is none.
 pub async fn run(
     config: Config,
+    log_level: LogLevel,
     mut signals: Signals,
     started: impl FnOnce(&Listener, &Listener),
 ) -> Result<(), AppError> {
@@ -116,7 +118,9 @@ pub async fn run(
         spawn_local(rotate(rotation, plain_tls, connector.clone(), expiries, config.reload.poll));
     }
     let refresher = spawn_local(refresher.run(exchanges_end));
-    let admin = Admin::new(&config.admin, tokens.clone(), renewal.clone(), clock.clone(), metrics);
+    let quit = Rc::new(Notify::new());
+    let orders = Orders { log_level, quit: config.admin.quit.then(|| Rc::clone(&quit)) };
+    let admin = Admin::new(&config.admin, tokens.clone(), renewal.clone(), clock.clone(), metrics, orders);
     spawn_local(serve_admin(admin, admin_port, drain.clone()));
     let (grace, threads, http) = (config.shutdown.grace, config.listen.threads, HttpLimits::new(&config));
     let new_proxy = move || {
@@ -128,6 +132,10 @@ pub async fn run(
     let outcome = tokio::select! {
         signal = signals.next() => {
             tracing::info!(signal, grace_s = grace.as_secs(), "draining");
+            Ok(())
+        }
+        () = quit.notified() => {
+            tracing::info!(grace_s = grace.as_secs(), "draining, as asked at the admin port");
             Ok(())
         }
         error = workers.failed() => Err(error.into()),
@@ -155,7 +163,8 @@ async fn serve_admin(admin: Admin, port: Listener, drain: Drain) {
     let accepted = port.accept(drain.clone(), |accepted| {
         let (admin, is_surplus) = (Rc::clone(&admin), accepted.is_surplus());
         spawn_local(accepted.serve(ADMIN_LIMITS, drain.clone(), move |request| {
-            std::future::ready(if is_surplus { admin.refuse() } else { admin.handle(&request) })
+            let peer = request.body().peer();
+            std::future::ready(if is_surplus { admin.refuse() } else { admin.handle(&request, peer) })
         }));
     });
     if let Err(error) = accepted.await {

@@ -131,8 +131,8 @@ pub fn run() -> ExitCode {
 fn run_sidecar(file: &Path) -> Result<(), CliError> {
     on_control_thread(|signals| async move {
         let config = Config::load(file, environment())?;
-        telemetry::init(&config.log);
-        Ok(app::run(config, signals, |_, _| {}).await?)
+        let log_level = telemetry::init(&config.log);
+        Ok(app::run(config, log_level, signals, |_, _| {}).await?)
     })
 }
 

@@ -31,7 +31,6 @@ use std::{
 
 use http::{HeaderValue, StatusCode, uri::PathAndQuery};
 
-pub(crate) use self::guard::host_name;
 use self::source::Source;
 pub use self::{
     address::Address,
@@ -43,6 +42,7 @@ pub use self::{
     source::{Entry, Layer},
     trust::{Roots, TlsVersion, Trust},
 };
+pub(crate) use self::{guard::host_name, read::log_level};
 use crate::secret::SecretSource;
 
 /// Connections to a port beyond its `max_connections` that are open at once, just to be refused in words.
@@ -289,6 +289,8 @@ pub enum BodyFormat {
 pub struct Admin {
     /// Where probes and people connect.
     pub address: SocketAddr,
+    /// Whether `/quitquitquit` ends the process.
+    pub quit: bool,
     /// When `/startupz` says 200.
     pub startup: Gate,
     /// When `/readyz` says 200.

@@ -24,7 +24,7 @@ pub(super) fn run(file: Option<&Path>) -> Result<(), CliError> {
         let template = Template::new(file)?;
         // The provider needs to know some of the configuration, and the configuration where the provider is.
         let drawn = template.fill_in(None)?;
-        telemetry::init(&drawn.log);
+        let log_level = telemetry::init(&drawn.log);
         let settings = Settings {
             client_id: drawn.token.client_id,
             scope: drawn.token.scope.unwrap_or_default(),
@@ -34,7 +34,7 @@ pub(super) fn run(file: Option<&Path>) -> Result<(), CliError> {
         };
         let provider = Provider::start(settings).map_err(CliError::Sandbox)?;
         let config = template.fill_in(Some(&provider))?;
-        app::run(config, signals, |port, admin| welcome(port, admin, &provider)).await?;
+        app::run(config, log_level, signals, |port, admin| welcome(port, admin, &provider)).await?;
         Ok(())
     })
 }

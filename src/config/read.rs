@@ -30,6 +30,14 @@ const HTTP_VERSIONS: &[(&str, HttpVersion)] =
     &[("1.1", HttpVersion::Http1), ("2", HttpVersion::Http2), ("auto", HttpVersion::Auto)];
 const FORWARDED: &[(&str, Forwarded)] =
     &[("off", Forwarded::Off), ("x-forwarded", Forwarded::XForwarded), ("forwarded", Forwarded::Forwarded)];
+const LEVELS: &[(&str, LevelFilter)] = &[
+    ("off", LevelFilter::OFF),
+    ("error", LevelFilter::ERROR),
+    ("warn", LevelFilter::WARN),
+    ("info", LevelFilter::INFO),
+    ("debug", LevelFilter::DEBUG),
+    ("trace", LevelFilter::TRACE),
+];
 const GATES: &[(&str, Gate)] = &[("token", Gate::Token), ("serving", Gate::Serving)];
 
 /// Reads every key, in the order of the reference.
@@ -306,6 +314,7 @@ fn client_secret(s: &mut Source) -> SecretSource {
 fn admin(s: &mut Source) -> Admin {
     Admin {
         address: s.value("admin.address", "127.0.0.1:9901", socket_address),
+        quit: s.value("admin.quit", "false", boolean),
         startup: s.value("admin.startup", "token", word(GATES)),
         readiness: s.value("admin.readiness", "token", word(GATES)),
         max_connections: s.value("admin.max_connections", "64", integer(1..=65_536)),
@@ -313,14 +322,6 @@ fn admin(s: &mut Source) -> Admin {
 }
 
 fn log(s: &mut Source) -> Log {
-    const LEVELS: &[(&str, LevelFilter)] = &[
-        ("off", LevelFilter::OFF),
-        ("error", LevelFilter::ERROR),
-        ("warn", LevelFilter::WARN),
-        ("info", LevelFilter::INFO),
-        ("debug", LevelFilter::DEBUG),
-        ("trace", LevelFilter::TRACE),
-    ];
     const FORMATS: &[(&str, LogFormat)] =
         &[("auto", LogFormat::Auto), ("text", LogFormat::Text), ("json", LogFormat::Json)];
     const ACCESS: &[(&str, AccessLog)] =
@@ -330,6 +331,11 @@ fn log(s: &mut Source) -> Log {
         format: s.value("log.format", "auto", word(FORMATS)),
         access: s.value("log.access", "errors", word(ACCESS)),
     }
+}
+
+/// What a word of `log.level` means.
+pub(crate) fn log_level(word: &str) -> Option<LevelFilter> {
+    LEVELS.iter().find(|(name, _)| *name == word).map(|(_, level)| *level)
 }
 
 /// Two listeners cannot have one port; an unspecified address takes the port of all.
