@@ -13,6 +13,7 @@ mod identity;
 mod origin;
 mod read;
 mod sandbox;
+mod set_headers;
 mod source;
 mod suggest;
 #[cfg(test)]
@@ -29,7 +30,7 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderValue, StatusCode, uri::PathAndQuery};
+use http::{HeaderName, HeaderValue, StatusCode, uri::PathAndQuery};
 
 use self::source::Source;
 pub use self::{
@@ -164,6 +165,8 @@ pub struct Upstream {
     pub http: HttpVersion,
     /// What the API is told of the caller.
     pub forwarded: Forwarded,
+    /// What every request to it has, whatever the caller says; the values may be secrets.
+    pub set_headers: Vec<(HeaderName, HeaderValue)>,
     /// What may be asked of it; all, if there are no rules.
     pub allow: Vec<AllowRule>,
     /// How long a TCP connection and its TLS handshake may take together.

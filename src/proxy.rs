@@ -18,7 +18,7 @@ pub(crate) mod verdict;
 
 use std::{cell::Cell, time::Duration};
 
-use http::{Request, Response, StatusCode, Version, request::Parts};
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Version, request::Parts};
 use http_body::Body;
 use prometheus_client::metrics::{counter::Counter, family::Family};
 use tokio::time::{Instant, timeout_at};
@@ -56,6 +56,7 @@ pub struct Proxy {
     prefix: String,
     api: Api,
     forwarded: Forwarded,
+    set_headers: Vec<(HeaderName, HeaderValue)>,
     response_timeout: Duration,
     idle_body_timeout: Duration,
     tunnel_idle_timeout: Duration,
@@ -109,6 +110,7 @@ impl Proxy {
             prefix: config.upstream.prefix.clone(),
             api: Api::new(&config.upstream.origin),
             forwarded: config.upstream.forwarded,
+            set_headers: config.upstream.set_headers.clone(),
             response_timeout: config.upstream.response_timeout,
             idle_body_timeout: config.upstream.idle_body_timeout,
             tunnel_idle_timeout: config.upstream.tunnel_idle_timeout,
@@ -179,6 +181,7 @@ impl Proxy {
             headers::join_cookies(&mut head.headers);
         }
         forwarded::introduce(self.forwarded, head, peer);
+        headers::set(&mut head.headers, &self.set_headers);
         let path = self.access.is_on().then(|| target.clone());
         let mut outbound = Outbound { api: &self.api, method: &head.method, target, headers: &head.headers, upgrade };
         let (generation, response) = self.send(&outbound, upload, &watch, bearer).await?;

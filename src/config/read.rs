@@ -15,6 +15,7 @@ use super::{
     Sandbox, Scheme, Shutdown, TlsVersion, Token, Trust, Upstream,
     address::{address, mode},
     guard, identity, sandbox,
+    set_headers::set_headers,
     source::Source,
     url::{Url, base_url, url},
     values::{
@@ -126,6 +127,7 @@ fn upstream(s: &mut Source) -> Upstream {
         },
         http: s.value("upstream.http", "1.1", word(HTTP_VERSIONS)),
         forwarded: s.value("upstream.forwarded", "off", word(FORWARDED)),
+        set_headers: s.optional("upstream.set_headers", set_headers).unwrap_or_default(),
         allow: s.value("upstream.allow", "", list(guard::allow_rule)),
         connect_timeout: s.value("upstream.connect_timeout", "3s", duration("100ms", "60s")),
         response_timeout: s.value("upstream.response_timeout", "60s", duration("100ms", "1h")),

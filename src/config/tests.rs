@@ -402,6 +402,34 @@ fn users_are_checked_at_a_unix_socket_or_refused_as_a_key() {
 }
 
 #[test]
+fn fields_for_the_api_are_refused_by_name_and_never_shown() {
+    let text = "upstream.set_headers = { \"X-Api-Version\" = \"5\", X-Key = \"s3cret\" }";
+    let fields = good(text, &[]).upstream.set_headers;
+    let mut shown: Vec<_> = fields.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+    shown.sort_unstable();
+    assert_eq!(shown, [("x-api-version", &b"5"[..]), ("x-key", b"s3cret")]);
+    assert!(!format!("{fields:?}").contains("s3cret"));
+
+    for (table, problem) in [
+        ("{ \"X Y\" = \"s3cret\" }", "has the entry \"X Y\", which is no field's name"),
+        ("{ \"X-A\" = \"s3cret\\r\\nX-B: 1\" }", "has the entry \"X-A\", whose value is not visible ASCII, or empty"),
+        ("{ \"X-A\" = \" s3cret\" }", "whose value is not visible ASCII, or empty"),
+        ("{ \"X-A\" = \"\" }", "whose value is not visible ASCII, or empty"),
+        ("{ \"X-A\" = 5 }", "whose value is not text"),
+        ("{ Authorization = \"s3cret\" }", "which the sidecar sets itself"),
+        ("{ Transfer-Encoding = \"chunked\" }", "which the sidecar sets itself"),
+        ("\"X-A: s3cret\"", "is not a table of header fields"),
+    ] {
+        let message = message_for("upstream.set_headers", table);
+        assert!(message.contains(problem), "{table}: {message}");
+        assert!(!message.contains("s3cret"), "{message}");
+    }
+    let variable = ("TOKEN_VALET__UPSTREAM__SET_HEADERS", "X-A: s3cret");
+    let message = message("", &[variable]);
+    assert!(message.contains("cannot be given by the environment") && !message.contains("s3cret"), "{message}");
+}
+
+#[test]
 fn two_listeners_on_one_port_are_refused() {
     for (listen, admin) in [("127.0.0.1:9000", "127.0.0.1:9000"), ("127.0.0.1:9000", "0.0.0.0:9000")] {
         let text = format!("listen.address = {listen:?}\nadmin.address = {admin:?}");

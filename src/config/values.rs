@@ -42,6 +42,8 @@ impl Raw<'_> {
                 let values: Vec<String> = values.iter().map(|v| Raw::Typed(&v.kind).spelt()).collect();
                 values.join(",")
             }
+            // By its names: the values may be secrets.
+            Self::Typed(ValueKind::Table(table)) => table.keys().map(String::as_str).collect::<Vec<_>>().join(","),
             Self::Typed(kind) => kind.to_string(),
         }
     }
