@@ -21,7 +21,7 @@ use crate::{
     http_client::Connector,
     listener::{HalfClose, HttpLimits, ListenError, Listener},
     metrics::Metrics,
-    proxy::{Limits, Proxy},
+    proxy::{Limits, Proxy, ProxyMetrics},
     shutdown::{self, Drain, Signals},
     telemetry::LogLevel,
     tls::{self, Rotation, TlsError},
@@ -76,7 +76,7 @@ pub async fn run(
 ) -> Result<(), AppError> {
     let clock = Clock::kernel();
     let metrics = Metrics::default();
-    let token_metrics = metrics.token.clone();
+    let proxy_metrics = ProxyMetrics::new(&metrics);
     let (trigger, drain) = shutdown::channel();
     let (last_call, exchanges_end) = shutdown::channel();
 
@@ -125,7 +125,7 @@ pub async fn run(
     let (grace, threads, http) = (config.shutdown.grace, config.listen.threads, HttpLimits::new(&config));
     let new_proxy = move || {
         let (connector, limits, clock) = (connector.clone(), limits.clone(), clock.clone());
-        Proxy::new(&config, connector, limits, tokens.clone(), renewal.clone(), clock, &token_metrics)
+        Proxy::new(&config, connector, limits, tokens.clone(), renewal.clone(), clock, &proxy_metrics)
     };
     let mut workers = Workers::start(threads, port, http, &drain, new_proxy)?;
 

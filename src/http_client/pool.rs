@@ -25,7 +25,7 @@ use super::{
     connection::{Carrier, Connection, Provenance, Ticket},
     stream::Control,
 };
-use crate::{config::HttpVersion, executor::Local, tls::HandshakeError};
+use crate::{config::HttpVersion, executor::Local, metrics::Connections, tls::HandshakeError};
 
 /// Requests at once on one HTTP/2 connection, if the API allows as many.
 const MAX_STREAMS: u32 = 64;
@@ -62,6 +62,7 @@ pub(super) struct Shelf<B> {
     /// Counts the sweeps: an age without a clock read per request.
     sweep: Cell<u64>,
     max_idle: usize,
+    connections: Arc<Connections>,
 }
 
 #[derive(Debug)]
@@ -97,15 +98,17 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    /// An empty pool that keeps at most `max_idle` connections that serve one request at a time.
+    /// An empty pool that keeps at most `max_idle` connections that serve one request at a time, and counts
+    /// its `connections`.
     #[must_use]
-    pub fn new(connector: Connector, max_idle: usize) -> Self {
+    pub fn new(connector: Connector, max_idle: usize, connections: Arc<Connections>) -> Self {
         let shelf = Shelf {
             idle: RefCell::default(),
             multiplexed: RefCell::default(),
             outlasting: Rc::default(),
             sweep: Cell::new(0),
             max_idle,
+            connections,
         };
         let protocol = match connector.http {
             HttpVersion::Http1 => Some(Protocol::Http1),
@@ -173,6 +176,7 @@ where
 
     async fn open_anyhow(&self, need: Need) -> Result<Connection<B>, ConnectError> {
         let Link { stream, protocol, generation } = self.connector.connect(need).await?;
+        let stream = stream.counted(self.shelf.connections.opened());
         if need == Need::Any {
             self.protocol.set(Some(protocol));
         }
@@ -280,9 +284,9 @@ impl<B> Shelf<B> {
     /// The last used one; those of a generation before the `current` one are closed.
     fn take(&self, current: u64) -> Option<(http1::SendRequest<Carried<B>>, u64)> {
         let mut idle = self.idle.borrow_mut();
-        std::iter::from_fn(|| idle.pop())
-            .find(|idle| idle.generation >= current)
-            .map(|idle| (idle.sender, idle.generation))
+        let taken = std::iter::from_fn(|| idle.pop()).find(|idle| idle.generation >= current);
+        self.connections.set_idle(idle.len());
+        taken.map(|idle| (idle.sender, idle.generation))
     }
 
     pub(super) fn put(&self, carrier: Carrier<B>, generation: u64) {
@@ -291,6 +295,7 @@ impl<B> Shelf<B> {
         let mut idle = self.idle.borrow_mut();
         if idle.len() < self.max_idle && !sender.is_closed() {
             idle.push(Idle { sender, since_sweep: self.sweep.get(), generation });
+            self.connections.set_idle(idle.len());
         }
     }
 
@@ -327,7 +332,10 @@ impl<B> Shelf<B> {
         let this = self.sweep.get() + 1;
         self.sweep.set(this);
         self.outlasting.sweep();
-        self.idle.borrow_mut().retain(|idle| idle.since_sweep + 1 >= this && !idle.sender.is_closed());
+        let mut idle = self.idle.borrow_mut();
+        idle.retain(|idle| idle.since_sweep + 1 >= this && !idle.sender.is_closed());
+        self.connections.set_idle(idle.len());
+        drop(idle);
         self.multiplexed.borrow_mut().retain(|connection| {
             if connection.was_used.replace(false) || connection.streams.open() > 0 {
                 connection.used_by_sweep.set(this);

@@ -20,7 +20,7 @@ use tokio::{
 };
 use tokio_rustls::client::TlsStream;
 
-use crate::{patience::Patience, tls::HandshakeError};
+use crate::{metrics::OpenConnection, patience::Patience, tls::HandshakeError};
 
 /// A connection, plain or over TLS. A write ends with an error of kind `TimedOut` when the origin
 /// takes nothing for too long.
@@ -35,6 +35,7 @@ pub struct Stream {
     is_deaf: bool,
     /// Not an `Rc`, as hyper wants what it may upgrade to be [`Send`].
     control: Option<Arc<Control>>,
+    _counted: Option<OpenConnection>,
 }
 
 /// The pool's hold on a connection's bytes.
@@ -81,7 +82,12 @@ macro_rules! on_transport {
 
 impl Stream {
     pub(super) fn new(transport: Transport, write_timeout: Duration) -> Self {
-        Self { transport, write_patience: Patience::new(write_timeout), is_deaf: false, control: None }
+        Self { transport, write_patience: Patience::new(write_timeout), is_deaf: false, control: None, _counted: None }
+    }
+
+    /// Has it counted while it is open.
+    pub(super) fn counted(self, by: OpenConnection) -> Self {
+        Self { _counted: Some(by), ..self }
     }
 
     /// Has `control` told whenever something is read, or the end; and lets it end the connection.
