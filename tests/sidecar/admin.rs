@@ -9,7 +9,7 @@ use std::{
 use token_valet::sandbox::Settings;
 
 use crate::{
-    harness::{ACCOUNTS, Connection, Response, Setup, Sidecar, provider, seconds, wait_until},
+    harness::{ACCOUNTS, Connection, Response, Setup, Sidecar, provider, seconds, wait_for, wait_until},
     metrics::{scraped, value},
 };
 
@@ -34,8 +34,11 @@ fn a_refresh_that_is_asked_for_brings_another_token() {
     assert_eq!(counted, 1.0);
     sidecar.get(ACCOUNTS).assert_accounts();
 
-    let refused = (0..20).map(|_| ask(&sidecar, "POST", "/refresh", &[])).find(|answer| answer.status == 429);
-    let refused = refused.expect("a bound");
+    let refused = wait_for("the bound", || {
+        let answer = ask(&sidecar, "POST", "/refresh", &[]);
+        (answer.status != 202).then_some(answer)
+    });
+    assert_eq!(refused.status, 429);
     assert_eq!(refused.header("retry-after"), Some("10"));
 }
 
