@@ -30,12 +30,13 @@ def main() -> None:
                 print(requests, stamped, flush=True)
                 return
             if key.fileobj is listener:
-                stream, _ = listener.accept()
-                stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                selector.register(stream, selectors.EVENT_READ)
-                unread[stream] = b""
+                taken, _ = listener.accept()
+                taken.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                selector.register(taken, selectors.EVENT_READ)
+                unread[taken] = b""
                 continue
             stream = key.fileobj
+            assert isinstance(stream, socket.socket)
             try:
                 data = stream.recv(65_536)
             except OSError:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import struct
 
 from caller import Address, Answer, Caller
 from server import Conversation
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-DATA, HEADERS, RST_STREAM, SETTINGS, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 7, 8
+DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = 0, 1, 3, 4, 6, 7, 8, 9
 END_STREAM, END_HEADERS, ACK = 1, 4, 1
 #: Indexed fields of HPACK's static table (RFC 7541 appendix A).
 _STATUSES = {0x88: 200, 0x8C: 400, 0x8D: 404, 0x8E: 500}
@@ -56,12 +58,10 @@ def ask(address: Address, fields: list[tuple[str, str]]) -> Answer:
                     break
             elif kind == GOAWAY or (kind == RST_STREAM and stream == 1):
                 break
-    try:
+    with contextlib.suppress(ValueError, KeyError):
         told = json.loads(answer.body)
         answer.status = told.get("status", answer.status)
         answer.fields = [("x-token-valet-error", told["reason"])]
-    except (ValueError, KeyError):
-        pass
     return answer
 
 
@@ -91,7 +91,7 @@ def read_exactly(conversation: Conversation, count: int) -> bytes:
     return data
 
 
-def _read(stream) -> tuple[int, int, int, bytes] | None:  # noqa: ANN001
+def _read(stream: socket.socket) -> tuple[int, int, int, bytes] | None:
     head = _exactly(stream, 9)
     if head is None:
         return None
@@ -99,7 +99,7 @@ def _read(stream) -> tuple[int, int, int, bytes] | None:  # noqa: ANN001
     return None if payload is None else (head[3], head[4], int.from_bytes(head[5:], "big"), payload)
 
 
-def _exactly(stream, count: int) -> bytes | None:  # noqa: ANN001
+def _exactly(stream: socket.socket, count: int) -> bytes | None:
     data = b""
     while len(data) < count:
         try:

@@ -6,7 +6,7 @@ import time
 import zlib
 
 import http2
-from api import Api, ok
+from api import Answer, Api, ok
 from caller import Caller
 from neighbour import CLIENT_SECRET, PROVIDER, Neighbour
 from server import Conversation, Request, Server
@@ -176,7 +176,7 @@ class HostileApi(Neighbour):
         self._says("/fields", _HEAD + b"".join(b"X-%d: y\r\n" % n for n in range(10_000)) + b"\r\n")
         self._says("/large", _HEAD + b"X: " + b"y" * 2_000_000 + b"\r\n\r\n")
 
-        def endless(data: bytes, pause: float = 0.0):
+        def endless(data: bytes, pause: float = 0.0) -> Answer:
             def answer(conversation: Conversation, _request: Request) -> bool:
                 conversation.send(b"" if data.startswith(b"HTTP") else _HEAD)
                 while True:

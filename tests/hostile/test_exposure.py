@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import http2
+from api import Answer as ApiAnswer
 from api import Api, ok
 from caller import Answer, ask, send
 from canaries import leaks
@@ -189,7 +190,7 @@ class Exposure(Neighbour):
             time.sleep(1)
             return False
 
-        def answers(data: bytes):
+        def answers(data: bytes) -> ApiAnswer:
             def answer(conversation: Conversation, _request: Request) -> bool:
                 conversation.send(data)
                 return False

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from caller import ask
 from neighbour import Neighbour
-from sidecar import Configuration, Process, Sidecar
+from sidecar import Configuration, Process, Sidecar, wait_for
 
 _REFRESH_TOKEN = "refresh-token-of-files-Vn8xD"
 #: A user that is not this one.
@@ -31,10 +32,8 @@ class Files(Neighbour):
         self.tokens.lifetime = 2
         sidecar = self.running(configuration.set("token.state_file", str(configuration.directory / "state.json")))
         sidecar.wait_for_a_token()
-        for _ in range(3):
-            # Read anew for each exchange, but told once.
-            seen = len(self.tokens.exchanges)
-            self._until(lambda seen=seen: len(self.tokens.exchanges) > seen)
+        # Read anew for each exchange, but told once.
+        self._until(lambda: len(self.tokens.exchanges) > 3)
         for path in paths:
             told = self._warnings(sidecar, path)
             self.attack(f"{path.name} with mode 0644", "used, and one warning `readable by others`",
@@ -117,7 +116,7 @@ class Files(Neighbour):
             process = Sidecar(self._recipient().set("token.state_file", str(place / "state.json")))
             self.addCleanup(process.kill)
             seen = len(self.tokens.exchanges)
-            self._until(lambda: not process.is_running or len(self.tokens.exchanges) > seen)
+            self._until(partial(self._ended_or_asked, process, seen))
             code = None if process.is_running else process.exit_code()
             self.attack(f"a link to another file in place of state.json{suffix}", "78, or that file left as it was",
                         f"exit code {code}", code in (None, 78) and victim.read_bytes() == b"precious"
@@ -143,6 +142,9 @@ class Files(Neighbour):
             self.attack(f"a secret file that is {tried}", "78, and its key", f"{code}: {said.strip()}",
                         code == 78 and "`token.client_secret_file`" in said and "planted" not in said)
 
+    def _ended_or_asked(self, process: Process, count: int) -> bool:
+        return not process.is_running or len(self.tokens.exchanges) > count
+
     def _foreign(self, place: Path) -> Path:
         """A file of another user: one that is given away, or for a user who cannot do that, one of root's."""
         if os.geteuid() != 0:
@@ -162,6 +164,5 @@ class Files(Neighbour):
         return [line for line in sidecar.log if "readable by others" in str(line) and str(path) in str(line)]
 
     @staticmethod
-    def _until(condition) -> None:
-        from sidecar import wait_for
+    def _until(condition: Callable[[], bool]) -> None:
         wait_for("the next exchange", condition)

@@ -11,9 +11,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from caller import Address, Answer, ask
+import http2
+from caller import Address, Answer, Caller, ask
 from neighbour import Neighbour
-from sidecar import wait_for
+from sidecar import Sidecar, wait_for
 
 _HERE = Path(__file__).resolve().parent
 _REQUESTS = 100_000
@@ -136,8 +137,46 @@ class Floods(Neighbour):
         self.attack("3,000 connections that come and go", f"served after them, below {_MOST_MEMORY} MiB",
                     f"{answer}, {memory} MiB", answer.status == 200 and memory < _MOST_MEMORY)
 
+    def test_floods_of_frames_end_their_own_connection(self) -> None:
+        """HTTP/2: rapid resets, heads without an end, pings, settings, windows: others are served, memory is bounded."""
+        sidecar = self.sidecar()
+        fields = http2.block([(":method", "GET"), (":scheme", "http"), (":authority", "localhost"), (":path", "/flood")])
+        streams = range(1, 20_001, 2)
+        both = http2.END_HEADERS | http2.END_STREAM
+        filler = http2.block([("x-filler", "y" * 16_000)])
+        for tried, frames in {
+            "the control: 100 requests at once, no more than may be": b"".join(
+                http2.frame(http2.HEADERS, both, number, fields) for number in streams[:100]),
+            "10,000 requests that are reset at once": b"".join(
+                http2.frame(http2.HEADERS, both, number, fields)
+                + http2.frame(http2.RST_STREAM, 0, number, b"\0\0\0\x08") for number in streams),
+            "10,000 requests that nobody waits for": b"".join(
+                http2.frame(http2.HEADERS, both, number, fields) for number in streams),
+            "a head of 64 MB": http2.frame(http2.HEADERS, http2.END_STREAM, 1, fields)
+            + http2.frame(http2.CONTINUATION, 0, 1, filler) * 4_000,
+            "a head of 100,000 empty pieces": http2.frame(http2.HEADERS, http2.END_STREAM, 1, fields)
+            + http2.frame(http2.CONTINUATION, 0, 1, b"") * 100_000,
+            "200,000 pings": http2.frame(http2.PING, 0, 0, b"12345678") * 200_000,
+            "100,000 settings": http2.frame(http2.SETTINGS, 0, 0, b"") * 100_000,
+            "100,000 windows": http2.frame(http2.WINDOW_UPDATE, 0, 0, b"\0\0\0\1") * 100_000,
+            "100,000 empty pieces of a body": http2.frame(http2.HEADERS, http2.END_HEADERS, 1, fields)
+            + http2.frame(http2.DATA, 0, 1, b"") * 100_000,
+        }.items():
+            with Caller(sidecar.port, timeout=2) as caller:
+                # Nothing of what comes back is read.
+                caller.send(http2.PREFACE + http2.frame(http2.SETTINGS, 0, 0, b"") + frames)
+                start = time.monotonic()
+                answer = sidecar.ask("/other")
+                took, memory = time.monotonic() - start, sidecar.peak_memory
+                if tried.startswith("the control"):
+                    wait_for("all of them at the API", lambda: len(self.api.to("/flood")) == 100)
+            came = len(self.api.to("/flood"))
+            self.attack(tried, f"others are served within 2 s, below {_MOST_MEMORY} MiB, few at the API",
+                        f"{answer} after {took:.2f} s, {memory} MiB, {came} at the API",
+                        answer.status == 200 and took < 2 and memory < _MOST_MEMORY and came < 1_000)
+
     @staticmethod
-    def _descriptors(sidecar) -> int:
+    def _descriptors(sidecar: Sidecar) -> int:
         """As the sidecar itself counts them, since it lets nobody but root look."""
         for line in ask(sidecar.admin, "/metrics").body.decode().splitlines():
             if line.startswith("process_open_fds "):

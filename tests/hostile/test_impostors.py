@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ssl
 from dataclasses import dataclass
+from functools import partial
 
 from api import Api
 from certificates import Authority, Certificate, self_signed
 from neighbour import AUTHORITY, CLIENT_SECRET, LOOPBACK, PROVIDER, Neighbour
-from server import Server
-from sidecar import wait_for
+from server import Conversation, Server
+from sidecar import Sidecar, wait_for
 from token_endpoint import TokenEndpoint
 
 
@@ -45,7 +46,7 @@ class Impostors(Neighbour):
         """502 upstream_tls, not a byte after TLS, and a log line that says what is wrong with the certificate."""
         for tried, impostor in self._impostors().items():
             api = self.opened(Api(impostor.shows.server_context()))
-            sidecar = self.sidecar(lambda c, port=api.port: c.set("upstream.url", f"https://127.0.0.1:{port}"))
+            sidecar = self._sidecar_of(api)
             secret = "callers-own-Bq2wL"
             answer = sidecar.ask("/x", f"Authorization: {secret}", f"Cookie: {secret}", method="POST", body=secret.encode())
             line = sidecar.logged("a request was not served")[-1]
@@ -63,7 +64,7 @@ class Impostors(Neighbour):
             endpoint = self.opened(TokenEndpoint(impostor.shows.server_context()))
             configuration = self.configuration().set("token.url", f"https://127.0.0.1:{endpoint.port}/token")
             sidecar = self.running(configuration)
-            line = wait_for("the failure", lambda: sidecar.logged("the access token could not be refreshed"))[0]
+            line = wait_for("the failure", partial(sidecar.logged, "the access token could not be refreshed"))[0]
             told, answer = f"{line.get('error')} ({line.get('look_at')})", sidecar.ask("/x")
             got = endpoint.received
             holds = (answer.status in (502, 503) and not endpoint.exchanges and b"Basic" not in got
@@ -83,18 +84,26 @@ class Impostors(Neighbour):
             ("TLS 1.2 where 1.3 is demanded", self._at_most(ssl.TLSVersion.TLSv1_2), "1.3"),
         ]:
             api = self.opened(Api(context))
-            sidecar = self.sidecar(lambda c, url=api.url, least=tls_min: c.set("upstream.url", url)
-                                   .set("upstream.tls_min", least))
+            sidecar = self._sidecar_of(api, tls_min)
             answer = sidecar.ask("/x")
             self.attack(f"an API that speaks {tried}", "502 upstream_tls, nothing sent", answer,
                         answer.reason == "upstream_tls" and not api.requests and b"Bearer" not in api.received)
         for tried, said in {"SSH": b"SSH-2.0-OpenSSH_9.6\r\n", "plain HTTP": b"HTTP/1.1 400 Bad Request\r\n\r\n"}.items():
-            server = self.opened(Server(lambda conversation, said=said: (conversation.send(said),
-                                                                        conversation.wait_for_the_end())[0]))
-            sidecar = self.sidecar(lambda c, port=server.port: c.set("upstream.url", f"https://127.0.0.1:{port}"))
+            server = self.opened(Server(partial(self._says, said)))
+            sidecar = self._sidecar_of(server)
             answer = sidecar.ask("/x")
             self.attack(f"an API that speaks {tried}", "502 upstream_tls, nothing sent", answer,
                         answer.reason == "upstream_tls" and b"Bearer" not in server.received)
+
+    def _sidecar_of(self, server: Server, tls_min: str = "1.2") -> Sidecar:
+        """One that takes this server for the API."""
+        return self.sidecar(lambda c: c.set("upstream.url", f"https://127.0.0.1:{server.port}")
+                            .set("upstream.tls_min", tls_min))
+
+    @staticmethod
+    def _says(data: bytes, conversation: Conversation) -> None:
+        conversation.send(data)
+        conversation.wait_for_the_end()
 
     @staticmethod
     def _at_most(version: ssl.TLSVersion) -> ssl.SSLContext:

@@ -9,6 +9,7 @@ import subprocess
 import tomllib
 import urllib.parse
 from collections.abc import Iterator
+from functools import partial
 
 from neighbour import CLIENT_SECRET, PROVIDER, Neighbour
 from server import Request
@@ -37,6 +38,8 @@ _OWN_VALUES: dict[str, object] = {
     "listen.allow_origins": ["http://localhost:3000"],
     "upstream.allow": ["GET /api/fdx/5/**"],
     "sandbox.faults": ["down 10s..25s"],
+    # Only where the reference has it.
+    "upstream.set_headers": {"X-Set": "value"},
 }
 #: Keys of one grant alone.
 _OF_GRANTS = {
@@ -149,8 +152,7 @@ class Injection(Neighbour):
             bad[key] = list(poisoned(value, poison))[position]
             if by_environment:
                 configuration.set(key, value)
-                text = bad[key][0] if isinstance(bad[key], list) else bad[key]
-                configuration.variable(f"TOKEN_VALET__{key.upper().replace('.', '__')}", str(text))
+                configuration.variable(f"TOKEN_VALET__{key.upper().replace('.', '__')}", text_of(bad[key]))
             else:
                 configuration.set(key, bad[key])
         code, said = check(configuration)
@@ -243,7 +245,7 @@ class Injection(Neighbour):
                     configuration.set_file(key, secret)
                     seen = len(self.tokens.exchanges)
                     sidecar = self.running(configuration)
-                    exchange = wait_for("an exchange", lambda: self.tokens.exchanges[seen:])[0]
+                    exchange = wait_for("an exchange", partial(self._exchanges_after, seen))[0]
                     sidecar.kill()
                     told = fields_of(exchange)
                     how = f"{name} with line ends, by {auth} and {body}"
@@ -275,6 +277,9 @@ class Injection(Neighbour):
                 self.attack(f"an odd client_id and scope, by {auth} and {body}", "decoded as they were", sorted(told),
                             told["client_id"] == odd == told["scope"] and not exchange.values("x-injected"))
 
+    def _exchanges_after(self, count: int) -> list[Request]:
+        return self.tokens.exchanges[count:]
+
     def _minimal(self, grant: str) -> Configuration:
         configuration = self.configuration().set("token.grant", grant)
         if grant == "authorization_code":
@@ -301,7 +306,7 @@ def check(configuration: Configuration) -> tuple[int, str]:
 def fields_of(exchange: Request) -> dict[str, str]:
     """The fields of a token request, with the client's own from HTTP Basic."""
     if exchange.values("content-type") == ["application/json"]:
-        fields = json.loads(exchange.body)
+        fields: dict[str, str] = json.loads(exchange.body)
     else:
         fields = dict(urllib.parse.parse_qsl(exchange.body.decode(), keep_blank_values=True, strict_parsing=True))
     for value in exchange.values("authorization"):

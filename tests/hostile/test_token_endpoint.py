@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from api import ok
 from caller import Answer
@@ -18,6 +18,8 @@ from token_endpoint import TokenEndpoint
 _MOST_MEMORY = 48
 _HOSTILE = "hostile-token-Zk3vQ"
 _JSON = "Content-Type: application/json"
+
+Malice = Callable[[Conversation, Request], None] | bytes
 
 
 def granted(token: str, rest: str = "") -> bytes:
@@ -40,7 +42,7 @@ def bomb(window: int) -> bytes:
 class Endpoint(Neighbour):
     """One sidecar for each kind of malice, all at once; each kind has a path of its own."""
 
-    def _meet(self, answers: dict[str, Callable[[Conversation, Request], None] | bytes]) -> dict[str, Sidecar]:
+    def _meet(self, answers: Mapping[str, Malice]) -> dict[str, Sidecar]:
         """Starts a sidecar for each answer, and waits until each has met it and says so."""
         sidecars: dict[str, Sidecar] = {}
         for number, (tried, answer) in enumerate(answers.items()):
@@ -169,7 +171,7 @@ class Endpoint(Neighbour):
             conversation.wait_for_the_end()
 
         fields = b"".join(b"X-%d: y\r\n" % number for number in range(10_000))
-        cases: dict[str, tuple[Callable[[Conversation, Request], None] | bytes, str]] = {
+        cases: dict[str, tuple[Malice, str]] = {
             "a gzip bomb of 1 GiB": (ok(bomb(31), _JSON, "Content-Encoding: gzip"), ""),
             "a deflate bomb of 1 GiB": (ok(bomb(15), _JSON, "Content-Encoding: deflate"), ""),
             "endless chunks": (endless_chunks, "64 KiB"),
@@ -224,10 +226,10 @@ class Endpoint(Neighbour):
         sidecars: dict[str, tuple[str, Sidecar]] = {}
         for number, life in enumerate(lives):
             path = f"/life/{number}"
-            answer = ok(f'{{"access_token":"life-{number}","token_type":"bEARER","expires_in":{life}}}'.encode(), _JSON)
+            data = ok(f'{{"access_token":"life-{number}","token_type":"bEARER","expires_in":{life}}}'.encode(), _JSON)
 
-            def send(conversation: Conversation, _request: Request, answer: bytes = answer) -> None:
-                conversation.send(answer)
+            def send(conversation: Conversation, _request: Request, data: bytes = data) -> None:
+                conversation.send(data)
 
             self.tokens.answers[path] = send
             sidecars[life] = path, self.running(self.configuration().set("token.url", self.tokens.at(path)))
