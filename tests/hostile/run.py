@@ -23,7 +23,7 @@ def main() -> int:
     told = io.StringIO()
     result = unittest.TextTestRunner(told, verbosity=0).run(suite)
     for test, text in [*result.failures, *result.errors]:
-        faults = [line for line in text.removeprefix("AssertionError: ").splitlines() if "FAULT " in line]
+        faults = [line.removeprefix("AssertionError: ") for line in text.splitlines() if "FAULT " in line]
         print(f"\nFAILED {test.id()}\n" + ("\n".join(faults) or text))
     print(f"\n{Tally.attacks} attacks in {result.testsRun} tests, {Tally.faults} faults, "
           f"{len(result.errors)} errors, {time.monotonic() - start:.0f} s")

@@ -6,7 +6,6 @@ import base64
 import json
 import os
 import time
-from pathlib import Path
 
 import http2
 from api import Answer as ApiAnswer
@@ -14,6 +13,7 @@ from api import Api, ok
 from caller import Answer, ask, send
 from canaries import leaks
 from certificates import Authority
+from kernel import own_inodes, readable, sockets
 from neighbour import PROVIDER, Neighbour
 from server import Conversation, Request
 from sidecar import Configuration, Process, Sidecar, wait_for
@@ -33,7 +33,6 @@ _SECRETS = {
 }
 #: This one must be found: paths are logged.
 _LEAKED = "canary-path-Vg9Tf6Rd2Es"
-_LISTEN = "0A"
 
 
 class Exposure(Neighbour):
@@ -41,15 +40,14 @@ class Exposure(Neighbour):
 
     def test_only_two_loopback_ports_are_open_and_nothing_on_udp(self) -> None:
         """By the kernel's tables: the local port and the admin port, both on loopback, no other socket that takes anything."""
-        before = set(sockets())
+        before = {socket.inode for socket in sockets()}
         sidecar = self.sidecar()
         sidecar.ask("/x")
         inodes = own_inodes(sidecar)
-        # Where only root may look at its descriptors: what is new on this host.
-        own = [one for one in sockets() if (one in inodes if inodes is not None else one not in before)]
-        found = [sockets()[inode] for inode in own if inode in sockets()]
-        listening = sorted((host, port) for kind, host, port, state in found if kind == "tcp" and state == _LISTEN)
-        udp = [one for one in found if one[0] == "udp"]
+        # Where only root may look at its descriptors, what is new on this host, and not the test's own servers.
+        found = [one for one in sockets() if (one.inode in inodes if inodes is not None else one.inode not in before)]
+        listening = sorted((one.host, one.port) for one in found if one.state == "listening")
+        udp = [one for one in found if one.kind != "tcp"]
         expected = sorted([sidecar.port, sidecar.admin])
         self.attack("a port scan", f"{expected} alone", f"{listening}, {len(udp)} on UDP",
                     listening == expected and not udp and all(host == "127.0.0.1" for host, _ in listening))
@@ -268,35 +266,3 @@ def run_check(configuration: Configuration) -> bytes:
     process = Process(again, "check")
     process.exit_code()
     return process.written
-
-
-def readable(path: Path) -> bytes | None:
-    """A file's content; None where the kernel refuses."""
-    try:
-        return path.read_bytes()
-    except PermissionError:
-        return None
-
-
-def sockets() -> dict[str, tuple[str, str, int, str]]:
-    """All sockets of the host by their inode: protocol, address, port, state."""
-    found: dict[str, tuple[str, str, int, str]] = {}
-    for kind in ("tcp", "tcp6", "udp", "udp6", "udplite", "udplite6", "raw", "raw6"):
-        table = Path("/proc/net") / kind
-        if not table.exists():
-            continue
-        for line in table.read_text().splitlines()[1:]:
-            words = line.split()
-            host, _, port = words[1].partition(":")
-            address = ".".join(str(byte) for byte in reversed(bytes.fromhex(host))) if len(host) == 8 else host
-            found[words[9]] = ("tcp" if kind.startswith("tcp") else "udp", address, int(port, 16), words[3])
-    return found
-
-
-def own_inodes(process: Process) -> set[str] | None:
-    """The inodes of a process's sockets; None where the kernel does not let us look."""
-    try:
-        links = [os.readlink(entry) for entry in process.proc("fd").iterdir()]
-    except PermissionError:
-        return None
-    return {link.removeprefix("socket:[").removesuffix("]") for link in links if link.startswith("socket:[")}
