@@ -27,6 +27,7 @@ class Request:
     target: str
     fields: list[tuple[str, str]]
     body: bytes = b""
+    trailers: list[bytes] = field(default_factory=list)
 
     def values(self, name: str) -> list[str]:
         """Those of the fields with this name, in order."""
@@ -74,18 +75,18 @@ class Conversation:
         if codings and (codings != ["chunked"] or lengths):
             raise Garbled(f"{codings} {lengths}".encode())
         if codings:
-            return self._chunks()
+            return self._chunks(request.trailers)
         if len(lengths) > 1:
             raise Garbled(f"{lengths}".encode())
         return self._take(int(lengths[0])) if lengths else b""
 
-    def _chunks(self) -> bytes:
+    def _chunks(self, trailers: list[bytes]) -> bytes:
         body = b""
         while True:
             size = int(self._line(), 16)
             if size == 0:
-                while self._line():
-                    pass
+                while line := self._line():
+                    trailers.append(line)
                 return body
             body += self._take(size)
             if self._line():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -17,6 +18,8 @@ from server import DEADLINE
 
 ROOT = Path(__file__).resolve().parents[2]
 _POLL = 0.02
+#: As JSON and as text.
+_LISTENING = re.compile(r'listening.*?address\W+([\d.]+):(\d+)\W.*?admin\W+([\d.]+):(\d+)\W')
 
 T = TypeVar("T")
 
@@ -180,13 +183,13 @@ class Sidecar(Process):
         self.admin: Address = ("", 0)
 
     def __enter__(self) -> Sidecar:
-        def listening() -> dict[str, object] | None:
+        def listening() -> re.Match[str] | None:
             if not self.is_running:
                 raise AssertionError(f"it ended instead of running\n{self.stderr}")
-            return next(iter(self.logged("listening")), None)
+            return _LISTENING.search(self.stderr)
 
-        line = wait_for("the ports to be open", listening)
-        self.port, self.admin = _address(line["address"]), _address(line["admin"])
+        told = wait_for("the ports to be open", listening)
+        self.port, self.admin = (told[1], int(told[2])), (told[3], int(told[4]))
         return self
 
     def ask(self, target: str, *fields: str, method: str = "GET", body: bytes = b"") -> Answer:
@@ -195,8 +198,3 @@ class Sidecar(Process):
     def wait_for_a_token(self) -> None:
         """Waits without a request, so that what the API sees is the test's alone."""
         wait_for("a token", lambda: ask(self.admin, "/readyz").status == 200)
-
-
-def _address(text: object) -> Address:
-    host, _, port = str(text).rpartition(":")
-    return (host.strip("[]"), int(port))

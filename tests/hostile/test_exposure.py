@@ -113,6 +113,34 @@ class Exposure(Neighbour):
         self.attack("the control: /proc/PID/environ", "the search finds it there, or the kernel refuses to show it",
                     "refused" if environment is None else f"found: {found}", found)
 
+    def test_no_caller_and_no_api_forges_a_line_of_the_log(self) -> None:
+        """Line ends, escape sequences and JSON in all that is logged of others: one line for each event, as text and JSON."""
+        odd = "\x1b[31m\x07\x85\u2028 \"level\":\"ERROR\" forged"
+        for kind in ["text", "json"]:
+            self.api.answers["/id"] = self._answers_oddly
+            configuration = self.configuration().set("log.format", kind).set("log.access", "all")
+            sidecar = self.running(configuration.set("log.level", "debug"))
+            sidecar.wait_for_a_token()
+            for raw in [
+                f"GET /id?{odd} HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: {odd}\r\n\r\n",
+                f"GET /x HTTP/1.1\r\nHost: {odd}\r\n\r\n", f"GET /{odd} HTTP/1.1\r\nHost: localhost\r\n\r\n",
+                f"GET /x HTTP/1.1\r\nHost: localhost\r\nOrigin: {odd}\r\n\r\n", f"{odd} /x HTTP/1.1\r\n\r\n",
+                "GET /%0a%0d%1b%5b31mforged HTTP/1.1\r\nHost: localhost\r\n\r\n", "GET /id HTTP/1.1\r\nHost: localhost\r\n\r\n",
+                "GET /\u2028forged\u202e HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            ]:
+                send(sidecar.port, raw.encode())
+            sidecar.terminate()
+            lines = sidecar.stderr.rstrip("\n").split("\n")
+            begins = "{" if kind == "json" else "20"
+            bad = [line for line in lines if not line.startswith(begins) or any(ord(c) < 32 or ord(c) == 127 for c in line)]
+            self.attack(f"odd words in all that is logged, as {kind}", "no forged line, no control character",
+                        f"{bad} of {len(lines)} lines", not bad and len(lines) > 6)
+
+    @staticmethod
+    def _answers_oddly(conversation: Conversation, _request: Request) -> bool:
+        conversation.send(ok(b"", "ob-correlation-id: a\x1b[31m\tforged", "ob-trace-id: \u00e9 forged", status="500 X"))
+        return True
+
     def test_the_search_finds_what_is_leaked(self) -> None:
         """The control of the search itself: each spelling of a secret in the middle of other text is found."""
         secret = {"one": "canary \"quoted\" +/=&\u00e9 Kp4Lw9Zr7Xs2"}

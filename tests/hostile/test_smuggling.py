@@ -9,7 +9,7 @@ import http2
 from api import ok
 from caller import Answer, Caller
 from neighbour import PROVIDER, Neighbour
-from server import Conversation, Server
+from server import Conversation, Request, Server
 from sidecar import Sidecar, wait_for
 
 _HOST = b"Host: localhost\r\n"
@@ -119,8 +119,12 @@ _SERVED = [
     post("chunked behind a tab", b"Transfer-Encoding:\tchunked\r\n", b"5\r\nhello\r\n0\r\n\r\n", b"hello"),
     post("an extension that is one", _CHUNKED, b"5;a=b\r\nhello\r\n0\r\n\r\n", b"hello"),
     post("trailers that are no fields of a request", _CHUNKED,
-         b"5\r\nhello\r\n0\r\nContent-Length: 50\r\nHost: evil\r\nTransfer-Encoding: x\r\nAuthorization: Bearer x\r\n\r\n",
-         b"hello"),
+         b"5\r\nhello\r\n0\r\nContent-Length: 50\r\nHost: evil\r\nTransfer-Encoding: x\r\nAuthorization: Bearer x\r\n"
+         b"Connection: close\r\nUpgrade: h2c\r\nTE: trailers\r\n\r\n", b"hello"),
+    post("the same trailers, announced", _CHUNKED
+         + b"TE: trailers\r\nTrailer: Content-Length, Host, Transfer-Encoding, Authorization, Connection\r\n",
+         b"5\r\nhello\r\n0\r\nContent-Length: 50\r\nHost: evil\r\nTransfer-Encoding: x\r\nAuthorization: Bearer x\r\n"
+         b"Connection: close\r\n\r\n", b"hello"),
     post("Connection that names the length", b"Connection: Content-Length\r\nContent-Length: 5\r\n", b"hello", b"hello"),
     post("Connection that names the coding", b"Connection: Transfer-Encoding\r\n" + _CHUNKED,
          b"5\r\nhello\r\n0\r\n\r\n", b"hello"),
@@ -151,7 +155,8 @@ class Smuggling(Neighbour):
             while (answer := caller.answer()).status:
                 answers.append(answer)
         came = self.api.requests[before:]
-        is_clear = len(self.api.garbled) == garbled and all(one.target == "/counted" for one in came)
+        is_clear = (len(self.api.garbled) == garbled
+                    and all(one.target == "/counted" and not one.trailers for one in came))
         token = f"Bearer {self.tokens.issued[-1]}"
         is_stamped = all(one.values("authorization") == [token] and len(one.values("host")) == 1 for one in came)
         return answers, [one.body for one in came], is_clear and is_stamped
@@ -214,6 +219,32 @@ class Smuggling(Neighbour):
         self.attack("a body of a hundred requests, answered at its head", "one answer, and one request with the token",
                     f"{answer}, then {len(rest)} bytes, {stamps} with the token",
                     answer.status == 200 and not rest and stamps == 1)
+
+    def test_no_upgrade_hides_requests_in_a_tunnel(self) -> None:
+        """HTTP/2 and TLS are not upgraded to, in whatever spelling: the API is not asked, its 101 is not believed."""
+        sidecar = self.sidecar()
+
+        def grants(conversation: Conversation, request: Request) -> bool:
+            asked = ", ".join(request.values("upgrade")) or "h2c"
+            conversation.send(f"HTTP/1.1 101 X\r\nConnection: upgrade\r\nUpgrade: {asked}\r\n\r\n".encode())
+            conversation.wait_for_the_end()
+            return False
+
+        self.api.answers["/tunnel"] = grants
+        hidden = b"GET /smuggled HTTP/1.1\r\n" + _HOST + b"\r\n"
+        for fields in [["Upgrade: h2c"], ["Upgrade: H2C"], ["Upgrade: h2c, websocket"], ["Upgrade: websocket, h2c"],
+                       ["Upgrade: websocket", "Upgrade: h2c"], ["Upgrade: h2"], ["Upgrade: HTTP/2.0"],
+                       ["Upgrade: HTTP/1.1"], ["Upgrade: TLS/1.2"], ["Upgrade: ,h2c"], ["Upgrade: h2c/1"],
+                       ["Upgrade:\th2c"]]:
+            seen = len(self.api.requests)
+            lines = ["GET /tunnel HTTP/1.1", "Host: localhost", "Connection: Upgrade", *fields]
+            with Caller(sidecar.port) as caller:
+                caller.send("\r\n".join(lines).encode() + b"\r\n\r\n")
+                answer = caller.answer()
+                if answer.status == 101:
+                    caller.send(hidden)
+                asked = [one.values("upgrade") for one in self.api.requests[seen:]]
+            self.attack("; ".join(fields), "no tunnel", f"{answer}, the API was asked for {asked}", answer.status != 101)
 
     def test_a_request_that_breaks_off_leaves_nothing_for_the_next_caller(self) -> None:
         """A caller that goes in the middle of its body: the next caller's request is its own, and so is its answer."""
