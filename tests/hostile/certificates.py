@@ -64,8 +64,9 @@ class Authority:
         (directory / "index.txt").touch()
         (directory / "ca.cnf").write_text(_CA_SETTINGS.format(directory=directory))
         _make_key(self._key)
-        _openssl("req", "-x509", "-new", "-key", str(self._key), "-subj", f"/CN={name}", "-days", "2",
-                 "-out", str(self.pem))
+        _openssl(
+            "req", "-x509", "-new", "-key", str(self._key), "-subj", f"/CN={name}", "-days", "2", "-out", str(self.pem)
+        )
 
     def certificate(self, names: str, start: str = "", end: str = "") -> Certificate:
         """One for `names`, such as `DNS:localhost,IP:127.0.0.1`; from `start` to `end` (YYYYMMDDHHMMSSZ), or now."""
@@ -73,11 +74,35 @@ class Authority:
         stem = self._directory / f"leaf{self._issued}"
         key, request, chain = (stem.with_suffix(suffix) for suffix in (".key", ".csr", ".pem"))
         _make_key(key)
-        _openssl("req", "-new", "-key", str(key), "-subj", f"/CN=leaf{self._issued}", "-addext",
-                 f"subjectAltName={names}", "-out", str(request))
+        _openssl(
+            "req",
+            "-new",
+            "-key",
+            str(key),
+            "-subj",
+            f"/CN=leaf{self._issued}",
+            "-addext",
+            f"subjectAltName={names}",
+            "-out",
+            str(request),
+        )
         validity = ["-startdate", start, "-enddate", end] if start else ["-days", "2"]
-        _openssl("ca", "-batch", "-notext", "-config", str(self._directory / "ca.cnf"), "-cert", str(self.pem),
-                 "-keyfile", str(self._key), "-in", str(request), "-out", str(chain), *validity)
+        _openssl(
+            "ca",
+            "-batch",
+            "-notext",
+            "-config",
+            str(self._directory / "ca.cnf"),
+            "-cert",
+            str(self.pem),
+            "-keyfile",
+            str(self._key),
+            "-in",
+            str(request),
+            "-out",
+            str(chain),
+            *validity,
+        )
         return Certificate(chain, key)
 
 
@@ -86,8 +111,23 @@ def self_signed(directory: Path, names: str) -> Certificate:
     directory.mkdir()
     key, chain = directory / "self.key", directory / "self.pem"
     _make_key(key)
-    _openssl("req", "-x509", "-new", "-key", str(key), "-subj", "/CN=self", "-days", "2", "-addext",
-             f"subjectAltName={names}", "-addext", "basicConstraints=critical,CA:FALSE", "-out", str(chain))
+    _openssl(
+        "req",
+        "-x509",
+        "-new",
+        "-key",
+        str(key),
+        "-subj",
+        "/CN=self",
+        "-days",
+        "2",
+        "-addext",
+        f"subjectAltName={names}",
+        "-addext",
+        "basicConstraints=critical,CA:FALSE",
+        "-out",
+        str(chain),
+    )
     return Certificate(chain, key)
 
 

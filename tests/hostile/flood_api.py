@@ -10,8 +10,12 @@ import socket
 import sys
 
 BODY = b'{"message":"the token is not good"}'
-_ANSWER = (b"HTTP/1.1 401 Unauthorized\r\nContent-Type: application/json\r\nContent-Length: "
-           + str(len(BODY)).encode() + b"\r\n\r\n" + BODY)
+_ANSWER = (
+    b"HTTP/1.1 401 Unauthorized\r\nContent-Type: application/json\r\nContent-Length: "
+    + str(len(BODY)).encode()
+    + b"\r\n\r\n"
+    + BODY
+)
 _END = b"\r\n\r\n"
 
 
@@ -51,7 +55,7 @@ def main() -> None:
             if count:
                 requests += count
                 stamped += data.lower().count(b"authorization: bearer ")
-                data = data[data.rindex(_END) + len(_END):]
+                data = data[data.rindex(_END) + len(_END) :]
                 stream.sendall(_ANSWER * count)
             unread[stream] = data
 

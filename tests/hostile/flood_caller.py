@@ -41,7 +41,7 @@ class Connection:
         self.unread += data
         count = self.unread.count(BODY)
         if count:
-            self.unread = self.unread[self.unread.rindex(BODY) + len(BODY):]
+            self.unread = self.unread[self.unread.rindex(BODY) + len(BODY) :]
             self.waiting -= count
         return count
 

@@ -41,8 +41,7 @@ def ask(address: Address, fields: list[tuple[str, str]]) -> Answer:
     """One request. The answer's body is whole, its status is the body's or, without one, that of the static table."""
     answer = Answer()
     with Caller(address) as caller:
-        caller.send(PREFACE + frame(SETTINGS, 0, 0, b"")
-                    + frame(HEADERS, END_HEADERS | END_STREAM, 1, block(fields)))
+        caller.send(PREFACE + frame(SETTINGS, 0, 0, b"") + frame(HEADERS, END_HEADERS | END_STREAM, 1, block(fields)))
         while (got := _read(caller.stream)) is not None:
             kind, flags, stream, payload = got
             if kind == SETTINGS and not flags & ACK:
@@ -76,8 +75,9 @@ def serve(conversation: Conversation, fields: list[tuple[str, str]], body: bytes
         if kind == SETTINGS and not flags & ACK:
             conversation.send(frame(SETTINGS, ACK, 0, b""))
         elif kind == HEADERS:
-            conversation.send(frame(HEADERS, END_HEADERS, stream, block(fields))
-                              + frame(DATA, END_STREAM, stream, body))
+            conversation.send(
+                frame(HEADERS, END_HEADERS, stream, block(fields)) + frame(DATA, END_STREAM, stream, body)
+            )
 
 
 def read_exactly(conversation: Conversation, count: int) -> bytes:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Plays a hostile neighbour against `TOKEN_VALET_BIN`: one line for each attack, and a non-zero exit code for a fault."""
+"""Plays a hostile neighbour against `TOKEN_VALET_BIN`: a line for each attack, a non-zero exit code for a fault."""
 
 from __future__ import annotations
 
@@ -25,8 +25,10 @@ def main() -> int:
     for test, text in [*result.failures, *result.errors]:
         faults = [line.removeprefix("AssertionError: ") for line in text.splitlines() if "FAULT " in line]
         print(f"\nFAILED {test.id()}\n" + ("\n".join(faults) or text))
-    print(f"\n{Tally.attacks} attacks in {result.testsRun} tests, {Tally.faults} faults, "
-          f"{len(result.errors)} errors, {time.monotonic() - start:.0f} s")
+    print(
+        f"\n{Tally.attacks} attacks in {result.testsRun} tests, {Tally.faults} faults, "
+        f"{len(result.errors)} errors, {time.monotonic() - start:.0f} s"
+    )
     if result.testsRun == 0 or result.skipped:
         return 1
     return 0 if result.wasSuccessful() else 1

@@ -19,7 +19,7 @@ from server import DEADLINE
 ROOT = Path(__file__).resolve().parents[2]
 _POLL = 0.02
 #: As JSON and as text.
-_LISTENING = re.compile(r'listening.*?address\W+([\d.]+):(\d+)\W.*?admin\W+([\d.]+):(\d+)\W')
+_LISTENING = re.compile(r"listening.*?address\W+([\d.]+):(\d+)\W.*?admin\W+([\d.]+):(\d+)\W")
 
 T = TypeVar("T")
 
@@ -28,8 +28,9 @@ def binary() -> Path:
     """`TOKEN_VALET_BIN`, or the release build."""
     path = Path(os.environ.get("TOKEN_VALET_BIN") or ROOT / "target/release/token-valet").absolute()
     if not path.is_file():
-        raise SystemExit(f"error: there is no program `{path}`\n\n"
-                         "hint: run `cargo build --release`, or set TOKEN_VALET_BIN")
+        raise SystemExit(
+            f"error: there is no program `{path}`\n\nhint: run `cargo build --release`, or set TOKEN_VALET_BIN"
+        )
     return path
 
 
@@ -107,8 +108,13 @@ class Process:
         environment |= configuration.environment
         self._out, self._err = configuration.directory / "stdout", configuration.directory / "stderr"
         with self._out.open("wb") as out, self._err.open("wb") as err:
-            self._child = subprocess.Popen([binary(), command, "-c", configuration.write()], stdin=subprocess.DEVNULL,
-                                           stdout=out, stderr=err, env=environment)
+            self._child = subprocess.Popen(
+                [binary(), command, "-c", configuration.write()],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                env=environment,
+            )
 
     def __enter__(self) -> Process:
         return self
@@ -129,9 +135,13 @@ class Process:
         self._child.wait()
 
     def terminate(self) -> int:
-        """Asks it to end, and gives its exit code."""
-        self._child.send_signal(signal.SIGTERM)
+        """Has it end, and gives its exit code."""
+        self.interrupt()
         return self.exit_code()
+
+    def interrupt(self) -> None:
+        """Asks it to end."""
+        self._child.send_signal(signal.SIGTERM)
 
     def exit_code(self) -> int:
         """Waits for its end."""

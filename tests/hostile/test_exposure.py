@@ -39,7 +39,7 @@ class Exposure(Neighbour):
     """Somebody on the same host, who looks."""
 
     def test_only_two_loopback_ports_are_open_and_nothing_on_udp(self) -> None:
-        """By the kernel's tables: the local port and the admin port, both on loopback, no other socket that takes anything."""
+        """By the kernel's tables: the local port and the admin port, both on loopback, and nothing else."""
         before = {socket.inode for socket in sockets()}
         sidecar = self.sidecar()
         sidecar.ask("/x")
@@ -49,8 +49,12 @@ class Exposure(Neighbour):
         listening = sorted((one.host, one.port) for one in found if one.state == "listening")
         udp = [one for one in found if one.kind != "tcp"]
         expected = sorted([sidecar.port, sidecar.admin])
-        self.attack("a port scan", f"{expected} alone", f"{listening}, {len(udp)} on UDP",
-                    listening == expected and not udp and all(host == "127.0.0.1" for host, _ in listening))
+        self.attack(
+            "a port scan",
+            f"{expected} alone",
+            f"{listening}, {len(udp)} on UDP",
+            listening == expected and not udp and all(host == "127.0.0.1" for host, _ in listening),
+        )
 
     def test_no_planted_secret_is_in_anything_that_can_be_seen(self) -> None:
         """Every grant's secrets, on every way and every failure: not in outputs, answers, arguments or environment."""
@@ -64,7 +68,9 @@ class Exposure(Neighbour):
         secrets["the key's own number"] = base64.b64encode(der[36:68]).decode()
         self.tokens.refresh_token, self.tokens.lifetime = _SECRETS["the refresh token"], 2
         configuration = self._loud(api).set("token.grant", "authorization_code")
-        configuration.set_file("token.code_file", _SECRETS["the code"]).set("token.redirect_uri", "https://app.example/")
+        configuration.set_file("token.code_file", _SECRETS["the code"]).set(
+            "token.redirect_uri", "https://app.example/"
+        )
         configuration.set("token.state_file", str(configuration.directory / "state.json"))
         configuration.set_file("upstream.client_cert_file", client.chain.read_text())
         configuration.set_file("upstream.client_key_file", client.key.read_text())
@@ -78,10 +84,18 @@ class Exposure(Neighbour):
         self._look(sidecar, secrets, seen, "a data recipient with mTLS")
         told = self.tokens.received
         for name in ["the client's secret", "the code", "the refresh token"]:
-            self.attack(f"the control: {name} at the token endpoint", "was sent there, so that it could have leaked", "",
-                        bool(leaks({name: _SECRETS[name]}, told)))
-        self.attack("the control: the API", "was reached with the client's certificate", f"{len(api.requests)} requests",
-                    len(api.requests) > 5)
+            self.attack(
+                f"the control: {name} at the token endpoint",
+                "was sent there, so that it could have leaked",
+                "",
+                bool(leaks({name: _SECRETS[name]}, told)),
+            )
+        self.attack(
+            "the control: the API",
+            "was reached with the client's certificate",
+            f"{len(api.requests)} requests",
+            len(api.requests) > 5,
+        )
 
     def test_no_secret_of_a_partner_is_in_anything_that_can_be_seen(self) -> None:
         """The same for client credentials in a form, over HTTP/2 and with forwarded fields."""
@@ -92,9 +106,15 @@ class Exposure(Neighbour):
         sidecar = self.running(configuration)
         wait_for("a token", lambda: self._ask(sidecar, "/api").status == 200)
         seen = self._go_through(sidecar)
-        own = [(":method", "GET"), (":scheme", "http"), (":authority", "localhost"),
-               (":path", f"/{_LEAKED}?q={_SECRETS['the query']}"), ("x-valet", _SECRETS["the required header"]),
-               ("authorization", _SECRETS[_AUTHORIZATION]), ("cookie", _SECRETS[_COOKIE])]
+        own = [
+            (":method", "GET"),
+            (":scheme", "http"),
+            (":authority", "localhost"),
+            (":path", f"/{_LEAKED}?q={_SECRETS['the query']}"),
+            ("x-valet", _SECRETS["the required header"]),
+            ("authorization", _SECRETS[_AUTHORIZATION]),
+            ("cookie", _SECRETS[_COOKIE]),
+        ]
         self.assertEqual(http2.ask(sidecar.port, own).status, 200)
         self._look(sidecar, _SECRETS, seen, "a partner")
 
@@ -110,12 +130,16 @@ class Exposure(Neighbour):
         self.attack("a secret by the environment", "in nothing that was written or answered", written, not written)
         environment = readable(sidecar.proc("environ"))
         found = environment is None or bool(leaks(secret, environment))
-        self.attack("the control: /proc/PID/environ", "the search finds it there, or the kernel refuses to show it",
-                    "refused" if environment is None else f"found: {found}", found)
+        self.attack(
+            "the control: /proc/PID/environ",
+            "the search finds it there, or the kernel refuses to show it",
+            "refused" if environment is None else f"found: {found}",
+            found,
+        )
 
     def test_no_caller_and_no_api_forges_a_line_of_the_log(self) -> None:
-        """Line ends, escape sequences and JSON in all that is logged of others: one line for each event, as text and JSON."""
-        odd = "\x1b[31m\x07\x85\u2028 \"level\":\"ERROR\" forged"
+        """Line ends, escape sequences and JSON in all that is logged of others: one line for each event."""
+        odd = '\x1b[31m\x07\x85\u2028 "level":"ERROR" forged'
         for kind in ["text", "json"]:
             self.api.answers["/id"] = self._answers_oddly
             configuration = self.configuration().set("log.format", kind).set("log.access", "all")
@@ -123,18 +147,27 @@ class Exposure(Neighbour):
             sidecar.wait_for_a_token()
             for raw in [
                 f"GET /id?{odd} HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: {odd}\r\n\r\n",
-                f"GET /x HTTP/1.1\r\nHost: {odd}\r\n\r\n", f"GET /{odd} HTTP/1.1\r\nHost: localhost\r\n\r\n",
-                f"GET /x HTTP/1.1\r\nHost: localhost\r\nOrigin: {odd}\r\n\r\n", f"{odd} /x HTTP/1.1\r\n\r\n",
-                "GET /%0a%0d%1b%5b31mforged HTTP/1.1\r\nHost: localhost\r\n\r\n", "GET /id HTTP/1.1\r\nHost: localhost\r\n\r\n",
+                f"GET /x HTTP/1.1\r\nHost: {odd}\r\n\r\n",
+                f"GET /{odd} HTTP/1.1\r\nHost: localhost\r\n\r\n",
+                f"GET /x HTTP/1.1\r\nHost: localhost\r\nOrigin: {odd}\r\n\r\n",
+                f"{odd} /x HTTP/1.1\r\n\r\n",
+                "GET /%0a%0d%1b%5b31mforged HTTP/1.1\r\nHost: localhost\r\n\r\n",
+                "GET /id HTTP/1.1\r\nHost: localhost\r\n\r\n",
                 "GET /\u2028forged\u202e HTTP/1.1\r\nHost: localhost\r\n\r\n",
             ]:
                 send(sidecar.port, raw.encode())
             sidecar.terminate()
             lines = sidecar.stderr.rstrip("\n").split("\n")
             begins = "{" if kind == "json" else "20"
-            bad = [line for line in lines if not line.startswith(begins) or any(ord(c) < 32 or ord(c) == 127 for c in line)]
-            self.attack(f"odd words in all that is logged, as {kind}", "no forged line, no control character",
-                        f"{bad} of {len(lines)} lines", not bad and len(lines) > 6)
+            bad = [
+                line for line in lines if not line.startswith(begins) or any(ord(c) < 32 or ord(c) == 127 for c in line)
+            ]
+            self.attack(
+                f"odd words in all that is logged, as {kind}",
+                "no forged line, no control character",
+                f"{bad} of {len(lines)} lines",
+                not bad and len(lines) > 6,
+            )
 
     @staticmethod
     def _answers_oddly(conversation: Conversation, _request: Request) -> bool:
@@ -143,17 +176,26 @@ class Exposure(Neighbour):
 
     def test_the_search_finds_what_is_leaked(self) -> None:
         """The control of the search itself: each spelling of a secret in the middle of other text is found."""
-        secret = {"one": "canary \"quoted\" +/=&\u00e9 Kp4Lw9Zr7Xs2"}
+        secret = {"one": 'canary "quoted" +/=&\u00e9 Kp4Lw9Zr7Xs2'}
         text = next(iter(secret.values()))
         for name, data in {
-            "as it is": text.encode(), "in base64": base64.b64encode(b"id:" + text.encode() + b"x"),
-            "in base64, shifted": base64.b64encode(b"i:" + text.encode()), "in hex": text.encode().hex().encode(),
-            "in JSON": json.dumps({"a": text}).encode(), "in JSON in JSON": json.dumps(json.dumps(text)).encode(),
-            "in a form": b"a=canary+%22quoted%22+%2B%2F%3D%26%C3%A9+Kp4Lw9Zr7Xs2&b=c", "cut": text.encode()[:20],
-            "its end": text.encode()[-17:], "as numbers": str(list(text.encode())).encode(),
+            "as it is": text.encode(),
+            "in base64": base64.b64encode(b"id:" + text.encode() + b"x"),
+            "in base64, shifted": base64.b64encode(b"i:" + text.encode()),
+            "in hex": text.encode().hex().encode(),
+            "in JSON": json.dumps({"a": text}).encode(),
+            "in JSON in JSON": json.dumps(json.dumps(text)).encode(),
+            "in a form": b"a=canary+%22quoted%22+%2B%2F%3D%26%C3%A9+Kp4Lw9Zr7Xs2&b=c",
+            "cut": text.encode()[:20],
+            "its end": text.encode()[-17:],
+            "as numbers": str(list(text.encode())).encode(),
         }.items():
-            self.attack(f"the control: a secret {name}", "found", leaks(secret, b"before " + data + b" after"),
-                        leaks(secret, b"before " + data + b" after") == ["one"])
+            self.attack(
+                f"the control: a secret {name}",
+                "found",
+                leaks(secret, b"before " + data + b" after"),
+                leaks(secret, b"before " + data + b" after") == ["one"],
+            )
         self.attack("the control: other text", "not found", leaks(secret, b"canary"), not leaks(secret, b"canary"))
 
     def test_other_processes_of_its_user_cannot_read_its_memory(self) -> None:
@@ -163,8 +205,12 @@ class Exposure(Neighbour):
         limits = sidecar.proc("limits").read_text()
         core = next(line for line in limits.splitlines() if line.startswith("Max core file size")).split()[4:6]
         dumpable = os.geteuid() == 0 or owner == 0
-        self.attack("the memory of the process", "root's, and no core file", f"owner {owner}, core {core}",
-                    dumpable and core == ["0", "0"])
+        self.attack(
+            "the memory of the process",
+            "root's, and no core file",
+            f"owner {owner}, core {core}",
+            dumpable and core == ["0", "0"],
+        )
 
     def test_the_admin_port_takes_no_orders_and_tells_no_secret(self) -> None:
         """Unknown paths are 404, other methods 405, odd heads 400; and none of the answers shows a secret."""
@@ -178,31 +224,65 @@ class Exposure(Neighbour):
             for method in ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "get"]:
                 answer = ask(sidecar.admin, page, method=method)
                 self._tells_nothing(f"{method} {page} of the admin port", answer, secrets, 400, 405)
-        for page in ["/", "/status", "/config", "/env", "/environ", "/debug/pprof/", "/../../etc/passwd", "/%2e%2e/metrics",
-                     "/readyz/../metrics", "//metrics", "/metrics/", "/METRICS", "/api/fdx/5/accounts", "*",
-                     "http://evil.example/nothing", "/quitquitquit", "/reload", "/refresh", "/log-level",
-                     f"/proc/{sidecar.id}/environ"]:
+        for page in [
+            "/",
+            "/status",
+            "/config",
+            "/env",
+            "/environ",
+            "/debug/pprof/",
+            "/../../etc/passwd",
+            "/%2e%2e/metrics",
+            "/readyz/../metrics",
+            "//metrics",
+            "/metrics/",
+            "/METRICS",
+            "/api/fdx/5/accounts",
+            "*",
+            "http://evil.example/nothing",
+            "/quitquitquit",
+            "/reload",
+            "/refresh",
+            "/log-level",
+            f"/proc/{sidecar.id}/environ",
+        ]:
             for method in ["GET", "POST"]:
-                self._tells_nothing(f"{method} {page} of the admin port", ask(sidecar.admin, page, method=method), secrets,
-                                    400, 403, 404, 405)
+                self._tells_nothing(
+                    f"{method} {page} of the admin port",
+                    ask(sidecar.admin, page, method=method),
+                    secrets,
+                    400,
+                    403,
+                    404,
+                    405,
+                )
         raw = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nX: a\0b\r\n\r\n"
         self._tells_nothing("a malformed head at the admin port", send(sidecar.admin, raw), secrets, 400)
         large = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * 100_000 + b"\r\n\r\n"
         self._tells_nothing("a large head at the admin port", send(sidecar.admin, large), secrets, 431, 0)
         metrics = ask(sidecar.admin, "/metrics")
         self._tells_nothing("the metrics", metrics, secrets | {"a path": _LEAKED}, 200)
-        self.attack("all that at the admin port", "no request to anybody, and still serving",
-                    f"{len(self.api.requests)} at the API", len(self.api.requests) == 1
-                    and sidecar.is_running and len(self.tokens.exchanges) == 1)
+        self.attack(
+            "all that at the admin port",
+            "no request to anybody, and still serving",
+            f"{len(self.api.requests)} at the API",
+            len(self.api.requests) == 1 and sidecar.is_running and len(self.tokens.exchanges) == 1,
+        )
 
     def _tells_nothing(self, tried: str, answer: Answer, secrets: dict[str, str], *statuses: int) -> None:
         shown = leaks(secrets, answer.head + answer.body)
-        self.attack(tried, f"{' or '.join(map(str, statuses))}, and no secret", f"{answer}, shown: {shown}",
-                    answer.status in statuses and not shown)
+        self.attack(
+            tried,
+            f"{' or '.join(map(str, statuses))}, and no secret",
+            f"{answer}, shown: {shown}",
+            answer.status in statuses and not shown,
+        )
 
     def _loud(self, api: Api) -> Configuration:
         """Everything logged that can be."""
-        configuration = self.configuration().set("upstream.url", api.url).set("log.level", "trace").set("log.access", "all")
+        configuration = (
+            self.configuration().set("upstream.url", api.url).set("log.level", "trace").set("log.access", "all")
+        )
         configuration.set_file("token.client_secret_file", _SECRETS["the client's secret"])
         configuration.set("upstream.response_timeout", "500ms").set("token.wait", "5s")
         return configuration.set("listen.require_header", f"X-Valet: {_SECRETS['the required header']}")
@@ -240,10 +320,15 @@ class Exposure(Neighbour):
         conversation.send(ok(json.dumps(told).encode(), status="503 No"))
 
     def _ask(self, sidecar: Sidecar, path: str, *fields: str) -> Answer:
-        return sidecar.ask(f"{path}?q={_SECRETS['the query']}", f"X-Valet: {_SECRETS['the required header']}",
-                           f"Authorization: Bearer {_SECRETS[_AUTHORIZATION]}",
-                           f"Cookie: session={_SECRETS[_COOKIE]}", *fields,
-                           method="POST", body=_SECRETS["the caller's body"].encode())
+        return sidecar.ask(
+            f"{path}?q={_SECRETS['the query']}",
+            f"X-Valet: {_SECRETS['the required header']}",
+            f"Authorization: Bearer {_SECRETS[_AUTHORIZATION]}",
+            f"Cookie: session={_SECRETS[_COOKIE]}",
+            *fields,
+            method="POST",
+            body=_SECRETS["the caller's body"].encode(),
+        )
 
     def _go_through(self, sidecar: Sidecar) -> bytes:
         """Every way through the proxy; gives what the sidecar itself said to callers and probes."""
@@ -278,13 +363,26 @@ class Exposure(Neighbour):
         said = run_check(sidecar.configuration)
         seen += b"\n".join(self._pages(sidecar))
         self.assertEqual(sidecar.terminate(), 0)
-        for place, text in {"its outputs at trace": sidecar.written, "its own answers": seen, "its arguments": arguments,
-                            "its environment": environment, "what `check` says": said}.items():
+        for place, text in {
+            "its outputs at trace": sidecar.written,
+            "its own answers": seen,
+            "its arguments": arguments,
+            "its environment": environment,
+            "what `check` says": said,
+        }.items():
             found = leaks(secrets, text)
-            self.attack(f"{len(secrets)} planted secrets of {whose} in {place}", "none", f"{found} in {len(text)} bytes",
-                        not found)
-        self.attack(f"the control: a path of {whose} in its outputs at trace", "found, by the same search", "",
-                    leaks({"path": _LEAKED}, sidecar.written) == ["path"] and b'"level":"DEBUG"' in sidecar.written)
+            self.attack(
+                f"{len(secrets)} planted secrets of {whose} in {place}",
+                "none",
+                f"{found} in {len(text)} bytes",
+                not found,
+            )
+        self.attack(
+            f"the control: a path of {whose} in its outputs at trace",
+            "found, by the same search",
+            "",
+            leaks({"path": _LEAKED}, sidecar.written) == ["path"] and b'"level":"DEBUG"' in sidecar.written,
+        )
 
 
 def run_check(configuration: Configuration) -> bytes:

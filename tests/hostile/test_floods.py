@@ -56,8 +56,9 @@ class Floods(Neighbour):
     """Callers and an API that want the sidecar to fall, or to have the provider fall."""
 
     def _flood_api(self) -> tuple[subprocess.Popen[str], int]:
-        process = subprocess.Popen([sys.executable, "-B", _HERE / "flood_api.py"], stdin=subprocess.PIPE,
-                                   stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            [sys.executable, "-B", _HERE / "flood_api.py"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         self.addCleanup(process.wait)
         self.addCleanup(process.kill)
         assert process.stdout is not None
@@ -69,20 +70,40 @@ class Floods(Neighbour):
         sidecar = self.sidecar(lambda c: c.set("upstream.url", f"http://127.0.0.1:{port}").set("token.wait", "10s"))
         first = len(self.tokens.exchanges)
         start = time.monotonic()
-        caller = subprocess.run([sys.executable, "-B", _HERE / "flood_caller.py", str(sidecar.port[1]), str(_REQUESTS),
-                                 str(_CONNECTIONS), str(_AHEAD)], capture_output=True, text=True, check=True, timeout=90)
+        caller = subprocess.run(
+            [
+                sys.executable,
+                "-B",
+                _HERE / "flood_caller.py",
+                str(sidecar.port[1]),
+                str(_REQUESTS),
+                str(_CONNECTIONS),
+                str(_AHEAD),
+            ],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=90,
+        )
         took = time.monotonic() - start
         answers, exchanges = int(caller.stdout), len(self.tokens.exchanges) - first
         told = flood_api.communicate("", timeout=20)[0].split()
         requests, stamped = map(int, told)
         most = 2 * math.ceil(took / _HOLD)
         memory = sidecar.peak_memory
-        self.attack(f"{_REQUESTS} requests that are all answered 401", f"every answer within {_LONGEST} s",
-                    f"{answers} answers in {took:.1f} s", answers == _REQUESTS and took < _LONGEST)
+        self.attack(
+            f"{_REQUESTS} requests that are all answered 401",
+            f"every answer within {_LONGEST} s",
+            f"{answers} answers in {took:.1f} s",
+            answers == _REQUESTS and took < _LONGEST,
+        )
         self.attack("what that cost the provider", f"{most} token requests at most", exchanges, exchanges <= most)
-        self.attack("what the API saw", "each request with a token, and hardly one twice",
-                    f"{requests} requests, {stamped} with a token",
-                    requests == stamped and _REQUESTS <= requests <= _REQUESTS + 2 * _CONNECTIONS)
+        self.attack(
+            "what the API saw",
+            "each request with a token, and hardly one twice",
+            f"{requests} requests, {stamped} with a token",
+            requests == stamped and _REQUESTS <= requests <= _REQUESTS + 2 * _CONNECTIONS,
+        )
         self.attack("the memory that it took", f"below {_MOST_MEMORY} MiB", f"{memory} MiB", memory < _MOST_MEMORY)
 
     def test_slow_heads_below_the_limit_keep_nobody_waiting(self) -> None:
@@ -92,8 +113,12 @@ class Floods(Neighbour):
             for said in [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: localhost\r\nX: ", b"POST /x HTTP/1.1\r\n"]:
                 with crowd(address, 60, said):
                     answers = [try_to_ask(address, target).status for _ in range(10)]
-                self.attack(f"60 connections to the {name} port that say {said!r} and no more", "others are served",
-                            answers, answers == [200] * 10)
+                self.attack(
+                    f"60 connections to the {name} port that say {said!r} and no more",
+                    "others are served",
+                    answers,
+                    answers == [200] * 10,
+                )
 
     def test_a_flood_of_the_local_port_is_told_in_words_and_over_when_its_heads_are_given_up(self) -> None:
         """Far more slow heads than places: 503 or a close meanwhile; served again though the callers stay."""
@@ -102,8 +127,12 @@ class Floods(Neighbour):
             meanwhile = {str(try_to_ask(sidecar.port, "/x")) for _ in range(5)}
             probe = try_to_ask(sidecar.admin, "/livez").status
             allowed = {"503 overloaded", "no answer", "200"}
-            self.attack("a request beside 400 slow heads for 64 places", "503 overloaded, a close, or served", meanwhile,
-                        meanwhile <= allowed)
+            self.attack(
+                "a request beside 400 slow heads for 64 places",
+                "503 overloaded, a close, or served",
+                meanwhile,
+                meanwhile <= allowed,
+            )
             self.attack("the probe meanwhile", "200", probe, probe == 200)
             wait_for("a place", lambda: try_to_ask(sidecar.port, "/x").status == 200)
             self.attack("a request once the heads are given up, the callers still there", "served", 200, True)
@@ -115,8 +144,9 @@ class Floods(Neighbour):
         sidecar = self.sidecar()
         with crowd(sidecar.admin, 400, b"GET /livez HTTP/1.1\r\nX: "):
             answers = [try_to_ask(sidecar.port, "/x").status for _ in range(20)]
-            self.attack("20 requests beside 400 slow heads at the admin port", "all served", answers,
-                        answers == [200] * 20)
+            self.attack(
+                "20 requests beside 400 slow heads at the admin port", "all served", answers, answers == [200] * 20
+            )
             meanwhile = {try_to_ask(sidecar.admin, "/livez").status for _ in range(5)}
             self.attack("probes meanwhile", "503, a close, or 200", meanwhile, meanwhile <= {0, 200, 503})
             wait_for("a probe", lambda: try_to_ask(sidecar.admin, "/livez").status == 200)
@@ -134,24 +164,34 @@ class Floods(Neighbour):
                     stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         wait_for("the connections to be closed", lambda: self._connections(sidecar) == 0)
         answer, memory = sidecar.ask("/x"), sidecar.peak_memory
-        self.attack("3,000 connections that come and go", f"served after them, below {_MOST_MEMORY} MiB",
-                    f"{answer}, {memory} MiB", answer.status == 200 and memory < _MOST_MEMORY)
+        self.attack(
+            "3,000 connections that come and go",
+            f"served after them, below {_MOST_MEMORY} MiB",
+            f"{answer}, {memory} MiB",
+            answer.status == 200 and memory < _MOST_MEMORY,
+        )
 
     def test_floods_of_frames_end_their_own_connection(self) -> None:
-        """HTTP/2: rapid resets, heads without an end, pings, settings, windows: others are served, memory is bounded."""
+        """Rapid resets, heads without an end, pings, settings: others are served, memory is bounded."""
         sidecar = self.sidecar()
-        fields = http2.block([(":method", "GET"), (":scheme", "http"), (":authority", "localhost"), (":path", "/flood")])
+        fields = http2.block(
+            [(":method", "GET"), (":scheme", "http"), (":authority", "localhost"), (":path", "/flood")]
+        )
         streams = range(1, 20_001, 2)
         both = http2.END_HEADERS | http2.END_STREAM
         filler = http2.block([("x-filler", "y" * 16_000)])
         for tried, frames in {
             "the control: 100 requests at once, no more than may be": b"".join(
-                http2.frame(http2.HEADERS, both, number, fields) for number in streams[:100]),
+                http2.frame(http2.HEADERS, both, number, fields) for number in streams[:100]
+            ),
             "10,000 requests that are reset at once": b"".join(
                 http2.frame(http2.HEADERS, both, number, fields)
-                + http2.frame(http2.RST_STREAM, 0, number, b"\0\0\0\x08") for number in streams),
+                + http2.frame(http2.RST_STREAM, 0, number, b"\0\0\0\x08")
+                for number in streams
+            ),
             "10,000 requests that nobody waits for": b"".join(
-                http2.frame(http2.HEADERS, both, number, fields) for number in streams),
+                http2.frame(http2.HEADERS, both, number, fields) for number in streams
+            ),
             "a head of 64 MB": http2.frame(http2.HEADERS, http2.END_STREAM, 1, fields)
             + http2.frame(http2.CONTINUATION, 0, 1, filler) * 4_000,
             "a head of 100,000 empty pieces": http2.frame(http2.HEADERS, http2.END_STREAM, 1, fields)
@@ -171,9 +211,12 @@ class Floods(Neighbour):
                 if tried.startswith("the control"):
                     wait_for("all of them at the API", lambda: len(self.api.to("/flood")) == 100)
             came = len(self.api.to("/flood"))
-            self.attack(tried, f"others are served within 2 s, below {_MOST_MEMORY} MiB, few at the API",
-                        f"{answer} after {took:.2f} s, {memory} MiB, {came} at the API",
-                        answer.status == 200 and took < 2 and memory < _MOST_MEMORY and came < 1_000)
+            self.attack(
+                tried,
+                f"others are served within 2 s, below {_MOST_MEMORY} MiB, few at the API",
+                f"{answer} after {took:.2f} s, {memory} MiB, {came} at the API",
+                answer.status == 200 and took < 2 and memory < _MOST_MEMORY and came < 1_000,
+            )
 
     @staticmethod
     def _connections(sidecar: Sidecar) -> int:

@@ -87,7 +87,7 @@ def poisoned(value: object, poison: str) -> Iterator[object]:
     else:
         text = str(value)
         yield text + poison
-        yield text[: len(text) // 2] + poison + text[len(text) // 2:]
+        yield text[: len(text) // 2] + poison + text[len(text) // 2 :]
 
 
 class Injection(Neighbour):
@@ -139,13 +139,16 @@ class Injection(Neighbour):
                 for position in range(2):
                     self._poison_all(sound, grant, control, poison, position, by_environment=True)
 
-    def _poison_all(self, sound: Configuration, grant: str, control: str, poison: str, position: int,
-                    by_environment: bool) -> None:
+    def _poison_all(
+        self, sound: Configuration, grant: str, control: str, poison: str, position: int, by_environment: bool
+    ) -> None:
         """Poisons every key but the grant at once: `check` tells every fault in one pass."""
         configuration = self.configuration()
         bad: dict[str, object] = {}
         for key, value in sound.values.items():
-            is_text = isinstance(value, (str, dict)) or (isinstance(value, list) and value and isinstance(value[0], str))
+            is_text = isinstance(value, (str, dict)) or (
+                isinstance(value, list) and value and isinstance(value[0], str)
+            )
             if not is_text or key in ("token.grant", _PAIR[position]) or (by_environment and isinstance(value, dict)):
                 configuration.set(key, value)
                 continue
@@ -159,9 +162,17 @@ class Injection(Neighbour):
         named = {key for key in bad if f"`{key}`" in said}
         shown = [secret for secret in (_SECRET_VALUE, CLIENT_SECRET, "a-code-or-token") if secret in said]
         how = f"{control} in every {'variable' if by_environment else 'key'} of {grant}, place {position + 1}"
-        accepted = [key for key in sorted(set(bad) - named) if not self._is_harmless(key, sound.values[key], poison, trims=by_environment and position == 0)]
-        self.attack(how, "exit code 78, each key named, no secret shown", f"{code}, {len(named)} keys named, "
-                    f"shown: {shown}, not named: {accepted}", code == 78 and not shown and not accepted)
+        accepted = [
+            key
+            for key in sorted(set(bad) - named)
+            if not self._is_harmless(key, sound.values[key], poison, trims=by_environment and position == 0)
+        ]
+        self.attack(
+            how,
+            "exit code 78, each key named, no secret shown",
+            f"{code}, {len(named)} keys named, shown: {shown}, not named: {accepted}",
+            code == 78 and not shown and not accepted,
+        )
 
     @staticmethod
     def _is_harmless(key: str, value: object, poison: str, trims: bool) -> bool:
@@ -180,16 +191,28 @@ class Injection(Neighbour):
 
     def test_a_message_about_a_file_repeats_no_raw_control_character(self) -> None:
         """A file's name with a line end or an escape sequence forges no line of the message and no colour."""
-        for key in ["token.client_secret_file", "token.code_file", "token.ca_file", "upstream.ca_file",
-                    "upstream.client_cert_file", "upstream.client_key_file", "token.url", "upstream.allow"]:
+        for key in [
+            "token.client_secret_file",
+            "token.code_file",
+            "token.ca_file",
+            "upstream.ca_file",
+            "upstream.client_cert_file",
+            "upstream.client_key_file",
+            "token.url",
+            "upstream.allow",
+        ]:
             for control in ["CR LF", "LF", "ESC", "DEL", "NUL", "NEL"]:
                 configuration = self._sound("authorization_code")
                 configuration.set(key, next(poisoned(configuration.values[key], _CONTROLS[control])))
                 code, said = check(configuration)
                 raw = sorted({c for c in said if c != "\n" and not c.isprintable()})
                 forged = [line for line in said.splitlines() if line.startswith(_PAYLOAD)]
-                self.attack(f"{control} in {key}", "78, and no raw control character or forged line in the message",
-                            f"{code}, {raw} {forged}", code == 78 and not raw and not forged)
+                self.attack(
+                    f"{control} in {key}",
+                    "78, and no raw control character or forged line in the message",
+                    f"{code}, {raw} {forged}",
+                    code == 78 and not raw and not forged,
+                )
 
     def test_an_accepted_line_end_behind_a_value_gets_nowhere(self) -> None:
         """What trims its value is run for real: the raw bytes at both servers have no injected line."""
@@ -205,8 +228,12 @@ class Injection(Neighbour):
             sidecar.wait_for_a_token()
             answer = sidecar.ask("/api/fdx/5/accounts", f"X-Valet: {_SECRET_VALUE}")
             sidecar.kill()
-            self.attack(f"running with CR LF behind {key}", "served, and both servers read strictly", answer,
-                        answer.status == 200 and not self.api.garbled and not self.tokens.garbled)
+            self.attack(
+                f"running with CR LF behind {key}",
+                "served, and both servers read strictly",
+                answer,
+                answer.status == 200 and not self.api.garbled and not self.tokens.garbled,
+            )
 
     def test_a_state_file_with_a_line_end_in_its_name_gets_nowhere(self) -> None:
         """It is a file's name and nothing else: it is refused at the start with 78, or used as it is."""
@@ -223,24 +250,34 @@ class Injection(Neighbour):
                 process = Process(configuration)
                 self.addCleanup(process.kill)
                 code, came = process.exit_code(), self.tokens.connections - before
-                self.attack("NUL in the state file's name", "78 before anything is sent", f"{code}, {came} connections",
-                            code == 78 and came == 0)
+                self.attack(
+                    "NUL in the state file's name",
+                    "78 before anything is sent",
+                    f"{code}, {came} connections",
+                    code == 78 and came == 0,
+                )
                 continue
             sidecar = self.running(configuration)
             sidecar.wait_for_a_token()
             sidecar.kill()
             forged = [line for line in sidecar.stderr.splitlines() if not line.startswith("{")]
-            self.attack(f"{control} in the state file's name", "used, and no forged line in the log", forged,
-                        not forged and not self.tokens.garbled)
+            self.attack(
+                f"{control} in the state file's name",
+                "used, and no forged line in the log",
+                forged,
+                not forged and not self.tokens.garbled,
+            )
 
     def test_line_ends_within_a_secret_are_encoded_on_the_wire(self) -> None:
-        """Client secret, code and refresh token with line ends: the endpoint decodes exactly them, in no other field."""
-        secret = f"s3cret\r\n{_PAYLOAD}\r\n\r\nGET /smuggled HTTP/1.1\r\n\0\x1b\xe9&client_id=evil\",\"x\":\"\\"
+        """Client secret, code and refresh token with line ends: the endpoint decodes exactly them."""
+        secret = f's3cret\r\n{_PAYLOAD}\r\n\r\nGET /smuggled HTTP/1.1\r\n\0\x1b\xe9&client_id=evil","x":"\\'
         for auth in ["basic", "body"]:
             for body in ["json", "form"]:
-                for grant, key, name in [("client_credentials", "token.client_secret_file", "client_secret"),
-                                         ("authorization_code", "token.code_file", "code"),
-                                         ("refresh_token", "token.refresh_token_file", "refresh_token")]:
+                for grant, key, name in [
+                    ("client_credentials", "token.client_secret_file", "client_secret"),
+                    ("authorization_code", "token.code_file", "code"),
+                    ("refresh_token", "token.refresh_token_file", "refresh_token"),
+                ]:
                     configuration = self._minimal(grant).set("token.client_auth", auth).set("token.body", body)
                     configuration.set_file(key, secret)
                     seen = len(self.tokens.exchanges)
@@ -249,8 +286,12 @@ class Injection(Neighbour):
                     sidecar.kill()
                     told = fields_of(exchange)
                     how = f"{name} with line ends, by {auth} and {body}"
-                    holds = (told.get(name) == secret and not self.tokens.garbled
-                             and not exchange.values("x-injected") and not exchange.values("client_id"))
+                    holds = (
+                        told.get(name) == secret
+                        and not self.tokens.garbled
+                        and not exchange.values("x-injected")
+                        and not exchange.values("client_id")
+                    )
                     self.attack(how, "decoded as it was, and no field more", sorted(told), holds)
         self.assertNotIn(b"\nX-Injected", self.tokens.received)
 
@@ -260,12 +301,16 @@ class Injection(Neighbour):
         configuration = self.configuration().variable("TOKEN_VALET__TOKEN__CLIENT_SECRET", secret)
         self.running(configuration).wait_for_a_token()
         told = fields_of(self.tokens.exchanges[0])
-        self.attack("a secret by the environment with line ends", "decoded as it was", sorted(told),
-                    told["client_secret"] == secret and b"\nX-Injected" not in self.tokens.received)
+        self.attack(
+            "a secret by the environment with line ends",
+            "decoded as it was",
+            sorted(told),
+            told["client_secret"] == secret and b"\nX-Injected" not in self.tokens.received,
+        )
 
     def test_client_id_and_scope_are_encoded_whatever_they_hold(self) -> None:
         """Quotes, ampersands, colons and letters beyond ASCII end no field and begin none."""
-        odd = "a:b&c=d\"e\\f g+h%0d%0aX-Injected: i\u20acj"
+        odd = 'a:b&c=d"e\\f g+h%0d%0aX-Injected: i\u20acj'
         for auth in ["basic", "body"]:
             for body in ["json", "form"]:
                 configuration = self._minimal("client_credentials").set("token.client_auth", auth)
@@ -274,8 +319,12 @@ class Injection(Neighbour):
                 self.running(configuration).wait_for_a_token()
                 exchange = self.tokens.exchanges[seen]
                 told = fields_of(exchange)
-                self.attack(f"an odd client_id and scope, by {auth} and {body}", "decoded as they were", sorted(told),
-                            told["client_id"] == odd == told["scope"] and not exchange.values("x-injected"))
+                self.attack(
+                    f"an odd client_id and scope, by {auth} and {body}",
+                    "decoded as they were",
+                    sorted(told),
+                    told["client_id"] == odd == told["scope"] and not exchange.values("x-injected"),
+                )
 
     def _exchanges_after(self, count: int) -> list[Request]:
         return self.tokens.exchanges[count:]
@@ -298,8 +347,9 @@ def text_of(value: object) -> str:
 def check(configuration: Configuration) -> tuple[int, str]:
     """What `check` says of it: its exit code and its words."""
     environment = {"PATH": "/usr/bin:/bin", **configuration.environment}
-    done = subprocess.run([binary(), "check", "-c", configuration.write()], env=environment, capture_output=True,
-                          timeout=20, check=False)
+    done = subprocess.run(
+        [binary(), "check", "-c", configuration.write()], env=environment, capture_output=True, timeout=20, check=False
+    )
     return done.returncode, (done.stdout + done.stderr).decode("utf-8", "replace")
 
 

@@ -17,27 +17,67 @@ class LocalPort(Neighbour):
         sidecar = self.sidecar()
         port = sidecar.port[1]
         for host in [
-            "evil.example", f"evil.example:{port}", "EVIL.EXAMPLE", "evil.example.", "localhost.evil.example",
-            "evil.example.localhost", "127.0.0.1.evil.example", f"127.0.0.1.evil.example:{port}", "localhost..",
-            "localhost%00.evil.example", "localhost%2eevil.example", "xn--localhost-", "0.0.0.0", "127.1", "127.0.0.2",
-            "2130706433", "0x7f000001", "[::]", "[::2]", "::1", "[0:0:0:0:0:0:0:1]", "[::ffff:127.0.0.1]",
-            "localhost, evil.example", "localhost evil.example", "localhost/evil.example", "*", ".", ":80", "[",
-            "l\xf6calhost", "localhost\xff", "x" * 5_000,
+            "evil.example",
+            f"evil.example:{port}",
+            "EVIL.EXAMPLE",
+            "evil.example.",
+            "localhost.evil.example",
+            "evil.example.localhost",
+            "127.0.0.1.evil.example",
+            f"127.0.0.1.evil.example:{port}",
+            "localhost..",
+            "localhost%00.evil.example",
+            "localhost%2eevil.example",
+            "xn--localhost-",
+            "0.0.0.0",
+            "127.1",
+            "127.0.0.2",
+            "2130706433",
+            "0x7f000001",
+            "[::]",
+            "[::2]",
+            "::1",
+            "[0:0:0:0:0:0:0:1]",
+            "[::ffff:127.0.0.1]",
+            "localhost, evil.example",
+            "localhost evil.example",
+            "localhost/evil.example",
+            "*",
+            ".",
+            ":80",
+            "[",
+            "l\xf6calhost",
+            "localhost\xff",
+            "x" * 5_000,
         ]:
             answer = sidecar.ask(_PATH, f"Host: {host}")
             self.refused(f"Host: {host}", answer, 403)
             names = answer.reason == "forbidden" and "`listen.allowed_hosts`" in answer.detail
-            self.attack(f"what the 403 for Host: {host} says", "the key, and nothing of 200 characters or more",
-                        answer.detail, names and len(answer.detail) < 200)
+            self.attack(
+                f"what the 403 for Host: {host} says",
+                "the key, and nothing of 200 characters or more",
+                answer.detail,
+                names and len(answer.detail) < 200,
+            )
         self.assertIn("evil.example", sidecar.stderr, "the operator is told")
 
     def test_a_host_that_begins_like_an_allowed_one_is_no_allowed_one(self) -> None:
         """What no browser would send, but servers read in more ways than one, is refused with 400 or 403."""
         sidecar = self.sidecar()
         for host in [
-            "localhost@evil.example", "localhost:80@evil.example", "user@localhost", "user:password@localhost",
-            "localhost:evil.example", "127.0.0.1:80.evil.example", "[::1].evil.example", "[::1]evil.example",
-            "[::1]:80@evil.example", "localhost:", "localhost:80:80", "localhost:99999", "localhost:-1",
+            "localhost@evil.example",
+            "localhost:80@evil.example",
+            "user@localhost",
+            "user:password@localhost",
+            "localhost:evil.example",
+            "127.0.0.1:80.evil.example",
+            "[::1].evil.example",
+            "[::1]evil.example",
+            "[::1]:80@evil.example",
+            "localhost:",
+            "localhost:80:80",
+            "localhost:99999",
+            "localhost:-1",
         ]:
             seen = len(self.api.requests)
             answer = sidecar.ask(_PATH, f"Host: {host}")
@@ -51,17 +91,24 @@ class LocalPort(Neighbour):
         """The authority of an absolute target counts, and one with a user name is malformed."""
         sidecar = self.sidecar()
         for target in [
-            f"http://evil.example{_PATH}", f"https://evil.example{_PATH}", f"http://evil.example:80{_PATH}",
-            f"http://localhost.evil.example{_PATH}", f"http://localhost@evil.example{_PATH}",
-            f"http://user:password@localhost{_PATH}", f"http://localhost:80@evil.example{_PATH}",
-            f"ftp://evil.example{_PATH}", "evil.example:443", f"//evil.example{_PATH}@localhost/",
+            f"http://evil.example{_PATH}",
+            f"https://evil.example{_PATH}",
+            f"http://evil.example:80{_PATH}",
+            f"http://localhost.evil.example{_PATH}",
+            f"http://localhost@evil.example{_PATH}",
+            f"http://user:password@localhost{_PATH}",
+            f"http://localhost:80@evil.example{_PATH}",
+            f"ftp://evil.example{_PATH}",
+            "evil.example:443",
+            f"//evil.example{_PATH}@localhost/",
         ]:
             answer = sidecar.ask(target, "Host: localhost")
             if target.startswith("//"):
                 # A path like any other (RFC 9112 section 3.2.1): it goes to the one API there is.
                 mine = [one for one in self.api.requests if one.target == target]
-                self.attack(f"GET {target}", "served as a path of the API", answer,
-                            answer.status == 200 and len(mine) == 1)
+                self.attack(
+                    f"GET {target}", "served as a path of the API", answer, answer.status == 200 and len(mine) == 1
+                )
             else:
                 self.refused(f"GET {target} with Host: localhost", answer, 400, 403)
 
@@ -111,8 +158,12 @@ class LocalPort(Neighbour):
         """Origin, Fetch Metadata, forms and WebSockets: 403 without any `Access-Control` field, nothing at the API."""
         sidecar = self.sidecar()
         form = "Content-Type: text/plain"
-        upgrade = ["Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13",
-                   "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="]
+        upgrade = [
+            "Connection: Upgrade",
+            "Upgrade: websocket",
+            "Sec-WebSocket-Version: 13",
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        ]
         for method, fields in [
             ("GET", ["Origin: https://evil.example"]),
             ("GET", ["Origin: null"]),
@@ -125,9 +176,15 @@ class LocalPort(Neighbour):
             ("POST", ["Origin: null", "Content-Type: application/x-www-form-urlencoded"]),
             ("DELETE", ["Origin: https://evil.example"]),
             ("OPTIONS", ["Origin: https://evil.example", "Access-Control-Request-Method: GET"]),
-            ("OPTIONS", ["Origin: https://evil.example", "Access-Control-Request-Method: DELETE",
-                         "Access-Control-Request-Headers: authorization",
-                         "Access-Control-Request-Private-Network: true"]),
+            (
+                "OPTIONS",
+                [
+                    "Origin: https://evil.example",
+                    "Access-Control-Request-Method: DELETE",
+                    "Access-Control-Request-Headers: authorization",
+                    "Access-Control-Request-Private-Network: true",
+                ],
+            ),
             ("GET", ["Sec-Fetch-Site: cross-site"]),
             ("GET", ["Sec-Fetch-Site: same-site"]),
             ("GET", ["Sec-Fetch-Site: cross-site", "Sec-Fetch-Mode: navigate", "Sec-Fetch-Dest: document"]),
@@ -148,9 +205,12 @@ class LocalPort(Neighbour):
         """With `listen.allow_origins`, origins that merely resemble one are refused with 403."""
         sidecar = self.sidecar(lambda c: c.set("listen.allow_origins", ["http://localhost:3000"]))
         for fields in [
-            ["Origin: http://localhost:30001"], ["Origin: http://localhost:3000.evil.example"],
-            ["Origin: https://localhost:3000"], ["Origin: http://evil.example?http://localhost:3000"],
-            ["Origin: http://localhost:3000/"], ["Origin: http://localhost:3000 http://evil.example"],
+            ["Origin: http://localhost:30001"],
+            ["Origin: http://localhost:3000.evil.example"],
+            ["Origin: https://localhost:3000"],
+            ["Origin: http://evil.example?http://localhost:3000"],
+            ["Origin: http://localhost:3000/"],
+            ["Origin: http://localhost:3000 http://evil.example"],
             ["Origin: http://localhost:3000", "Origin: https://evil.example"],
             ["Origin: null"],
         ]:
@@ -163,9 +223,16 @@ class LocalPort(Neighbour):
         secret = "open-sesame-u8Wq2"
         sidecar = self.sidecar(lambda c: c.set("listen.require_header", f"X-Valet: {secret}"))
         for fields in [
-            [], ["X-Valet:"], [f"X-Valet: {secret[:-1]}"], [f"X-Valet: {secret}x"], [f"X-Valet: {secret.upper()}"],
-            [f"X-Valet: {secret}", f"X-Valet: {secret}"], [f"X-Valet: {secret}, {secret}"], [f"X_Valet: {secret}"],
-            [f"X-Other: {secret}"], [f"Connection: X-Valet\r\nX-Other: {secret}"],
+            [],
+            ["X-Valet:"],
+            [f"X-Valet: {secret[:-1]}"],
+            [f"X-Valet: {secret}x"],
+            [f"X-Valet: {secret.upper()}"],
+            [f"X-Valet: {secret}", f"X-Valet: {secret}"],
+            [f"X-Valet: {secret}, {secret}"],
+            [f"X_Valet: {secret}"],
+            [f"X-Other: {secret}"],
+            [f"Connection: X-Valet\r\nX-Other: {secret}"],
         ]:
             answer = sidecar.ask(_PATH, *fields)
             self.refused(f"with {fields}", answer, 403)
@@ -173,5 +240,6 @@ class LocalPort(Neighbour):
             self.attack("what the refusal shows", "nothing of the value", answer, secret.encode() not in shown)
         answer = sidecar.ask(_PATH, f"x-valet: {secret}")
         passed = secret.encode() in self.api.received
-        self.attack("the right value", "served, and the field kept from the API", answer,
-                    answer.status == 200 and not passed)
+        self.attack(
+            "the right value", "served, and the field kept from the API", answer, answer.status == 200 and not passed
+        )

@@ -103,7 +103,9 @@ _REFUSED = [
     Attempt("a tab for a space", b"GET\t/counted\tHTTP/1.1\r\n" + _HOST + b"\r\n"),
     Attempt("a CR in the method", b"G\rET /counted HTTP/1.1\r\n" + _HOST + b"\r\n"),
     Attempt("a method with a colon", b"Host: /counted HTTP/1.1\r\n" + _HOST + b"\r\n"),
-    Attempt("a second request line as a field", b"GET /counted HTTP/1.1\r\nGET /smuggled HTTP/1.1\r\n" + _HOST + b"\r\n"),
+    Attempt(
+        "a second request line as a field", b"GET /counted HTTP/1.1\r\nGET /smuggled HTTP/1.1\r\n" + _HOST + b"\r\n"
+    ),
 ]
 
 #: What may be served as what it says to a strict reader: RFC 9112 leaves no doubt where it ends.
@@ -112,33 +114,70 @@ _SERVED = [
     # RFC 9110 section 8.6: one takes the place of both.
     post("the same length twice", b"Content-Length: 5\r\nContent-Length: 5\r\n", b"hello", b"hello"),
     post("a length with zeros in front", b"Content-Length: 0005\r\n", b"hello", b"hello"),
-    post("chunked beside a length, which chunked overrides", _CHUNKED + b"Content-Length: 60\r\n",
-         b"5\r\nhello\r\n0\r\n\r\n", b"hello"),
+    post(
+        "chunked beside a length, which chunked overrides",
+        _CHUNKED + b"Content-Length: 60\r\n",
+        b"5\r\nhello\r\n0\r\n\r\n",
+        b"hello",
+    ),
     post("a length beside chunked", b"Content-Length: 3\r\n" + _CHUNKED, b"5\r\nhello\r\n0\r\n\r\n", b"hello"),
     post("CHUNKED in capitals", b"tRANSFER-eNCODING: CHUNKED\r\n", b"5\r\nhello\r\n0\r\n\r\n", b"hello"),
     post("chunked behind a tab", b"Transfer-Encoding:\tchunked\r\n", b"5\r\nhello\r\n0\r\n\r\n", b"hello"),
     post("an extension that is one", _CHUNKED, b"5;a=b\r\nhello\r\n0\r\n\r\n", b"hello"),
-    post("trailers that are no fields of a request", _CHUNKED,
-         b"5\r\nhello\r\n0\r\nContent-Length: 50\r\nHost: evil\r\nTransfer-Encoding: x\r\nAuthorization: Bearer x\r\n"
-         b"Connection: close\r\nUpgrade: h2c\r\nTE: trailers\r\n\r\n", b"hello"),
-    post("the same trailers, announced", _CHUNKED
-         + b"TE: trailers\r\nTrailer: Content-Length, Host, Transfer-Encoding, Authorization, Connection\r\n",
-         b"5\r\nhello\r\n0\r\nContent-Length: 50\r\nHost: evil\r\nTransfer-Encoding: x\r\nAuthorization: Bearer x\r\n"
-         b"Connection: close\r\n\r\n", b"hello"),
-    post("Connection that names the length", b"Connection: Content-Length\r\nContent-Length: 5\r\n", b"hello", b"hello"),
-    post("Connection that names the coding", b"Connection: Transfer-Encoding\r\n" + _CHUNKED,
-         b"5\r\nhello\r\n0\r\n\r\n", b"hello"),
-    post("Connection that names Host and Authorization",
-         b"Connection: Host, Authorization, close\r\nContent-Length: 5\r\n", b"hello", b"hello"),
+    post(
+        "trailers that are no fields of a request",
+        _CHUNKED,
+        b"5\r\nhello\r\n0\r\nContent-Length: 50\r\nHost: evil\r\nTransfer-Encoding: x\r\nAuthorization: Bearer x\r\n"
+        b"Connection: close\r\nUpgrade: h2c\r\nTE: trailers\r\n\r\n",
+        b"hello",
+    ),
+    post(
+        "the same trailers, announced",
+        _CHUNKED + b"TE: trailers\r\nTrailer: Content-Length, Host, Transfer-Encoding, Authorization, Connection\r\n",
+        b"5\r\nhello\r\n0\r\nContent-Length: 50\r\nHost: evil\r\nTransfer-Encoding: x\r\nAuthorization: Bearer x\r\n"
+        b"Connection: close\r\n\r\n",
+        b"hello",
+    ),
+    post(
+        "Connection that names the length", b"Connection: Content-Length\r\nContent-Length: 5\r\n", b"hello", b"hello"
+    ),
+    post(
+        "Connection that names the coding",
+        b"Connection: Transfer-Encoding\r\n" + _CHUNKED,
+        b"5\r\nhello\r\n0\r\n\r\n",
+        b"hello",
+    ),
+    post(
+        "Connection that names Host and Authorization",
+        b"Connection: Host, Authorization, close\r\nContent-Length: 5\r\n",
+        b"hello",
+        b"hello",
+    ),
     post("a name like a framing field's", b"Transfer_Encoding: chunked\r\nContent-Length: 5\r\n", b"hello", b"hello"),
-    Attempt("two requests in one packet", b"GET /counted HTTP/1.1\r\n" + _HOST + b"\r\n"
-            + b"GET /counted HTTP/1.1\r\n" + _HOST + b"\r\n", (b"", b"")),
-    Attempt("a body and a request in one packet", b"POST /counted HTTP/1.1\r\n" + _HOST + b"Content-Length: 5\r\n\r\n"
-            + b"helloGET /counted HTTP/1.1\r\n" + _HOST + b"\r\n", (b"hello", b"")),
-    Attempt("lines that end with LF", b"POST /counted HTTP/1.1\nHost: localhost\nContent-Length: 5\n\nhello",
-            (b"hello",)),
-    Attempt("an offer of h2c", b"POST /counted HTTP/1.1\r\n" + _HOST + b"Connection: Upgrade, HTTP2-Settings\r\n"
-            b"Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\nContent-Length: 5\r\n\r\nhello", (b"hello",)),
+    Attempt(
+        "two requests in one packet",
+        b"GET /counted HTTP/1.1\r\n" + _HOST + b"\r\n" + b"GET /counted HTTP/1.1\r\n" + _HOST + b"\r\n",
+        (b"", b""),
+    ),
+    Attempt(
+        "a body and a request in one packet",
+        b"POST /counted HTTP/1.1\r\n"
+        + _HOST
+        + b"Content-Length: 5\r\n\r\n"
+        + b"helloGET /counted HTTP/1.1\r\n"
+        + _HOST
+        + b"\r\n",
+        (b"hello", b""),
+    ),
+    Attempt(
+        "lines that end with LF", b"POST /counted HTTP/1.1\nHost: localhost\nContent-Length: 5\n\nhello", (b"hello",)
+    ),
+    Attempt(
+        "an offer of h2c",
+        b"POST /counted HTTP/1.1\r\n" + _HOST + b"Connection: Upgrade, HTTP2-Settings\r\n"
+        b"Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\nContent-Length: 5\r\n\r\nhello",
+        (b"hello",),
+    ),
 ]
 
 
@@ -146,7 +185,7 @@ class Smuggling(Neighbour):
     """A caller that hides a request, before an API that counts and reads strictly."""
 
     def _try(self, sidecar: Sidecar, attempt: Attempt) -> tuple[list[Answer], list[bytes], bool]:
-        """Sends an attempt; gives the answers, the API's requests' bodies, and whether the API understood everything."""
+        """Gives the answers, the bodies of the API's requests, and whether the API understood them all."""
         before, garbled = len(self.api.requests), len(self.api.garbled)
         answers: list[Answer] = []
         with Caller(sidecar.port) as caller:
@@ -155,8 +194,9 @@ class Smuggling(Neighbour):
             while (answer := caller.answer()).status:
                 answers.append(answer)
         came = self.api.requests[before:]
-        is_clear = (len(self.api.garbled) == garbled
-                    and all(one.target == "/counted" and not one.trailers for one in came))
+        is_clear = len(self.api.garbled) == garbled and all(
+            one.target == "/counted" and not one.trailers for one in came
+        )
         token = f"Bearer {self.tokens.issued[-1]}"
         is_stamped = all(one.values("authorization") == [token] and len(one.values("host")) == 1 for one in came)
         return answers, [one.body for one in came], is_clear and is_stamped
@@ -169,8 +209,9 @@ class Smuggling(Neighbour):
             answers, bodies, _ = self._try(sidecar, attempt)
             statuses = [answer.status for answer in answers]
             holds = statuses == [400] and not bodies and len(self.api.requests) == begun
-            self.attack(attempt.tried, "400 alone, and no request at the API",
-                        f"{statuses}, {len(bodies)} at the API", holds)
+            self.attack(
+                attempt.tried, "400 alone, and no request at the API", f"{statuses}, {len(bodies)} at the API", holds
+            )
         self._nothing_was_smuggled()
 
     def test_what_is_served_is_framed_anew_and_ends_where_it_says(self) -> None:
@@ -180,23 +221,35 @@ class Smuggling(Neighbour):
             answers, bodies, is_sound = self._try(sidecar, attempt)
             statuses = [answer.status for answer in answers]
             holds = statuses == [200] * len(attempt.bodies) and tuple(bodies) == attempt.bodies and is_sound
-            self.attack(attempt.tried, f"{len(attempt.bodies)} at the API, with its own framing and the token",
-                        f"{statuses}, {bodies} at the API", holds)
+            self.attack(
+                attempt.tried,
+                f"{len(attempt.bodies)} at the API, with its own framing and the token",
+                f"{statuses}, {bodies} at the API",
+                holds,
+            )
         self._nothing_was_smuggled()
 
     def test_a_length_beside_chunks_ends_the_connection(self) -> None:
         """RFC 9112 section 6.3: chunked wins, and what follows on the connection is not served."""
         sidecar = self.sidecar(lambda c: c.set("listen.half_close", True))
         hidden = b"GET /smuggled HTTP/1.1\r\n" + _HOST + b"\r\n"
-        attempt = post("a request behind chunks beside a length", _CHUNKED + b"Content-Length: 60\r\n",
-                       b"5\r\nhello\r\n0\r\n\r\n" + hidden)
+        attempt = post(
+            "a request behind chunks beside a length",
+            _CHUNKED + b"Content-Length: 60\r\n",
+            b"5\r\nhello\r\n0\r\n\r\n" + hidden,
+        )
         answers, _, _ = self._try(sidecar, attempt)
         targets = [request.target for request in self.api.requests]
-        self.attack(attempt.tried, "one answer, then the end", f"{[a.status for a in answers]}, {targets} at the API",
-                    len(answers) == 1 and targets in (["/counted"], []))
+        self.attack(
+            attempt.tried,
+            "one answer, then the end",
+            f"{[a.status for a in answers]}, {targets} at the API",
+            len(answers) == 1 and targets in (["/counted"], []),
+        )
 
     def test_what_is_left_of_an_upload_is_never_the_next_request(self) -> None:
         """The API answers before it has the body: the rest of that body is no request."""
+
         def early(conversation: Conversation) -> None:
             # At the head alone, as a server does that refuses an upload; the rest is taken and kept.
             while b"\r\n\r\n" not in conversation.received:
@@ -205,8 +258,9 @@ class Smuggling(Neighbour):
             conversation.wait_for_the_end()
 
         api = self.opened(Server(early, PROVIDER.server_context()))
-        sidecar = self.sidecar(lambda c: c.set("listen.half_close", True)
-                               .set("upstream.url", f"https://127.0.0.1:{api.port}"))
+        sidecar = self.sidecar(
+            lambda c: c.set("listen.half_close", True).set("upstream.url", f"https://127.0.0.1:{api.port}")
+        )
         hidden = b"GET /smuggled HTTP/1.1\r\n" + _HOST + b"\r\n"
         length = str(len(hidden) * 100).encode()
         with Caller(sidecar.port) as caller:
@@ -216,9 +270,12 @@ class Smuggling(Neighbour):
             caller.say_no_more()
             rest = caller.rest()
         stamps = api.received.lower().count(b"authorization: bearer")
-        self.attack("a body of a hundred requests, answered at its head", "one answer, and one request with the token",
-                    f"{answer}, then {len(rest)} bytes, {stamps} with the token",
-                    answer.status == 200 and not rest and stamps == 1)
+        self.attack(
+            "a body of a hundred requests, answered at its head",
+            "one answer, and one request with the token",
+            f"{answer}, then {len(rest)} bytes, {stamps} with the token",
+            answer.status == 200 and not rest and stamps == 1,
+        )
 
     def test_no_upgrade_hides_requests_in_a_tunnel(self) -> None:
         """HTTP/2 and TLS are not upgraded to, in whatever spelling: the API is not asked, its 101 is not believed."""
@@ -232,10 +289,20 @@ class Smuggling(Neighbour):
 
         self.api.answers["/tunnel"] = grants
         hidden = b"GET /smuggled HTTP/1.1\r\n" + _HOST + b"\r\n"
-        for fields in [["Upgrade: h2c"], ["Upgrade: H2C"], ["Upgrade: h2c, websocket"], ["Upgrade: websocket, h2c"],
-                       ["Upgrade: websocket", "Upgrade: h2c"], ["Upgrade: h2"], ["Upgrade: HTTP/2.0"],
-                       ["Upgrade: HTTP/1.1"], ["Upgrade: TLS/1.2"], ["Upgrade: ,h2c"], ["Upgrade: h2c/1"],
-                       ["Upgrade:\th2c"]]:
+        for fields in [
+            ["Upgrade: h2c"],
+            ["Upgrade: H2C"],
+            ["Upgrade: h2c, websocket"],
+            ["Upgrade: websocket, h2c"],
+            ["Upgrade: websocket", "Upgrade: h2c"],
+            ["Upgrade: h2"],
+            ["Upgrade: HTTP/2.0"],
+            ["Upgrade: HTTP/1.1"],
+            ["Upgrade: TLS/1.2"],
+            ["Upgrade: ,h2c"],
+            ["Upgrade: h2c/1"],
+            ["Upgrade:\th2c"],
+        ]:
             seen = len(self.api.requests)
             lines = ["GET /tunnel HTTP/1.1", "Host: localhost", "Connection: Upgrade", *fields]
             with Caller(sidecar.port) as caller:
@@ -244,19 +311,27 @@ class Smuggling(Neighbour):
                 if answer.status == 101:
                     caller.send(hidden)
                 asked = [one.values("upgrade") for one in self.api.requests[seen:]]
-            self.attack("; ".join(fields), "no tunnel", f"{answer}, the API was asked for {asked}", answer.status != 101)
+            self.attack(
+                "; ".join(fields), "no tunnel", f"{answer}, the API was asked for {asked}", answer.status != 101
+            )
 
     def test_a_request_that_breaks_off_leaves_nothing_for_the_next_caller(self) -> None:
         """A caller that goes in the middle of its body: the next caller's request is its own, and so is its answer."""
         sidecar = self.sidecar()
-        for path, fields, body in [(b"/length", b"Content-Length: 500\r\n", _HIDDEN),
-                                   (b"/chunk", _CHUNKED, b"50\r\n" + _HIDDEN)]:
+        for path, fields, body in [
+            (b"/length", b"Content-Length: 500\r\n", _HIDDEN),
+            (b"/chunk", _CHUNKED, b"50\r\n" + _HIDDEN),
+        ]:
             with Caller(sidecar.port) as caller:
                 caller.send(b"POST " + path + b" HTTP/1.1\r\n" + _HOST + fields + b"\r\n" + body)
                 wait_for("the API to see the beginning", partial(self._has_begun, b"POST " + path))
             answer = sidecar.ask("/next")
-            self.attack(f"a caller that goes after {body[:20]!r}", "the next caller gets its own answer",
-                        answer.body.decode(), b'"/next"' in answer.body)
+            self.attack(
+                f"a caller that goes after {body[:20]!r}",
+                "the next caller gets its own answer",
+                answer.body.decode(),
+                b'"/next"' in answer.body,
+            )
         self._nothing_was_smuggled()
 
     def test_frames_of_http2_become_no_fields_of_http1(self) -> None:
@@ -281,8 +356,12 @@ class Smuggling(Neighbour):
             seen = len(self.api.requests)
             answer = http2.ask(sidecar.port, fields)
             came = [one for one in self.api.requests[seen:] if one.values("x-injected") or one.target != "/counted"]
-            self.attack(f"HTTP/2 with {tried}", "reset or refused", f"{answer}, {len(came)} injected",
-                        answer.status in (0, 400) and not came)
+            self.attack(
+                f"HTTP/2 with {tried}",
+                "reset or refused",
+                f"{answer}, {len(came)} injected",
+                answer.status in (0, 400) and not came,
+            )
         self._nothing_was_smuggled()
 
     def _has_begun(self, line: bytes) -> bool:

@@ -62,14 +62,25 @@ class Endpoint(Neighbour):
 
     def _is_refused(self, tried: str, sidecar: Sidecar, expected: str) -> None:
         """It has said why, its callers get 503, and its memory is small."""
-        line = wait_for(f"the log to tell of {tried}", lambda: sidecar.logged("the access token could not be refreshed"))[0]
+        line = wait_for(
+            f"the log to tell of {tried}", lambda: sidecar.logged("the access token could not be refreshed")
+        )[0]
         answer: Answer = sidecar.ask("/probe")
         memory = sidecar.peak_memory
         told = str(line.get("error"))
-        holds = (answer.status in (502, 503) and expected in told and memory < _MOST_MEMORY
-                 and _HOSTILE not in sidecar.stderr and not self.api.requests)
-        self.attack(tried, f"the log says `{expected}`, callers 503, below {_MOST_MEMORY} MiB",
-                    f"{told}; {answer}; {memory} MiB", holds)
+        holds = (
+            answer.status in (502, 503)
+            and expected in told
+            and memory < _MOST_MEMORY
+            and _HOSTILE not in sidecar.stderr
+            and not self.api.requests
+        )
+        self.attack(
+            tried,
+            f"the log says `{expected}`, callers 503, below {_MOST_MEMORY} MiB",
+            f"{told}; {answer}; {memory} MiB",
+            holds,
+        )
 
     def _all_heal(self, sidecars: dict[str, Sidecar]) -> None:
         """Once the endpoint answers well, every one of them serves, with a token that was granted."""
@@ -85,7 +96,8 @@ class Endpoint(Neighbour):
 
     def test_a_token_that_is_none_is_never_sent(self) -> None:
         """Line ends, controls, other types, other kinds, no token at all: refused, and healed by a good answer."""
-        error = '{"error":"invalid_client\\r\\nX-Injected: 1","error_description":"\\u001b[31m\\r\\n{\\"level\\":\\"ERROR\\"}"}'
+        forged = '\\u001b[31m\\r\\n{\\"level\\":\\"ERROR\\"}'
+        error = f'{{"error":"invalid_client\\r\\nX-Injected: 1","error_description":"{forged}"}}'
         cases = {
             "CR LF in the token": (quoted(f"{_HOSTILE}\r\nX-Injected: yes"), "characters"),
             "LF in the token": (quoted(f"{_HOSTILE}\nX-Injected: yes"), "characters"),
@@ -104,7 +116,10 @@ class Endpoint(Neighbour):
             "the token twice": (granted(f'"{_HOSTILE}","access_token":"{_HOSTILE}"'), "not with a token response"),
             "another token type": (granted(f'"{_HOSTILE}"').replace(b"Bearer", b"DPoPxx"), "not Bearer"),
             "a token type with a line end": (granted(f'"{_HOSTILE}"').replace(b"Bearer", b"Bear\\n"), "not Bearer"),
-            "a number as token type": (ok(f'{{"access_token":"{_HOSTILE}","token_type":7}}'.encode()), "token response"),
+            "a number as token type": (
+                ok(f'{{"access_token":"{_HOSTILE}","token_type":7}}'.encode()),
+                "token response",
+            ),
             "a token beside an error": (granted(f'"{_HOSTILE}"', ',"error":"server_error"'), "server_error"),
             "a token at status 500": (granted(f'"{_HOSTILE}"').replace(b"200 OK", b"500 No"), "status 500"),
             "a token at status 201": (granted(f'"{_HOSTILE}"').replace(b"200 OK", b"201 OK"), "status 201"),
@@ -120,8 +135,12 @@ class Endpoint(Neighbour):
             self._is_refused(tried, sidecars[tried], expected)
         raw = [s for s in sidecars.values() if any(c in s.stderr for c in "\x1b\x00")]
         lines = [line for s in sidecars.values() for line in s.stderr.splitlines() if not line.startswith("{")]
-        self.attack("what was logged of all that", "no raw control character, no forged line", f"{len(raw)} {lines}",
-                    not raw and not lines)
+        self.attack(
+            "what was logged of all that",
+            "no raw control character, no forged line",
+            f"{len(raw)} {lines}",
+            not raw and not lines,
+        )
         self._all_heal(sidecars)
 
     def test_an_answer_without_measure_is_given_up(self) -> None:
@@ -186,7 +205,10 @@ class Endpoint(Neighbour):
             "endless interim answers": (interim, "in time"),
             "silence": (silent, "in time"),
             "HTTP/0.9": (b'{"access_token":"x","token_type":"Bearer"}', "broke"),
-            "a switch of protocols": (b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n", ""),
+            "a switch of protocols": (
+                b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n",
+                "",
+            ),
             "a length that is none": (head + b"Content-Length: -1\r\n\r\n{}", "broke"),
             "two lengths": (head + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{} ", "broke"),
             "a chunk without measure": (head + b"Transfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\n", "broke"),
@@ -202,8 +224,12 @@ class Endpoint(Neighbour):
         plain = self.opened(Server(lambda conversation: conversation.wait_for_the_end()))
         cases = {}
         for status in ["301", "302", "303", "307", "308", "300", "305"]:
-            for location in [elsewhere.url, f"http://127.0.0.1:{plain.port}/token", f"//127.0.0.1:{elsewhere.port}/token",
-                             "/token"]:
+            for location in [
+                elsewhere.url,
+                f"http://127.0.0.1:{plain.port}/token",
+                f"//127.0.0.1:{elsewhere.port}/token",
+                "/token",
+            ]:
                 cases[f"{status} to {location}"] = ok(b"", f"Location: {location}", status=f"{status} Elsewhere")
         for field in ["Refresh: 0; url=", "Link: ", "Content-Location: ", "Alt-Svc: h2="]:
             cases[f"a 503 with {field}"] = ok(b"", f"{field}{elsewhere.url}", status="503 Elsewhere")
@@ -220,9 +246,27 @@ class Endpoint(Neighbour):
         self._all_heal(sidecars)
 
     def test_a_life_that_is_nonsense_is_neither_eternal_nor_a_storm(self) -> None:
-        """Odd `expires_in`: the token serves, `token_lifetime_unknown_total` or a day at most, and no second exchange."""
-        lives = ["-1", "0", "0.1", "1e400", "1e308", "-1e308", "9223372036854775808", "184467440737095516160", "null",
-                 '"299"', '"-1"', '"NaN"', '"Infinity"', "true", "[]", "{}", '"' + "9" * 1_000 + '"', '"\\r\\nX: y"']
+        """Odd `expires_in`: the token serves, and there is no second exchange at once."""
+        lives = [
+            "-1",
+            "0",
+            "0.1",
+            "1e400",
+            "1e308",
+            "-1e308",
+            "9223372036854775808",
+            "184467440737095516160",
+            "null",
+            '"299"',
+            '"-1"',
+            '"NaN"',
+            '"Infinity"',
+            "true",
+            "[]",
+            "{}",
+            '"' + "9" * 1_000 + '"',
+            '"\\r\\nX: y"',
+        ]
         sidecars: dict[str, tuple[str, Sidecar]] = {}
         for number, life in enumerate(lives):
             path = f"/life/{number}"
@@ -237,15 +281,19 @@ class Endpoint(Neighbour):
             sidecar.wait_for_a_token()
             answer = sidecar.ask(f"/life-{number}")
             stamp = [one.values("authorization") for one in self.api.to(f"/life-{number}")]
-            self.attack(f"expires_in {life[:40]}", "served with that token", f"{answer}, {self.tokens.to(path)} exchanges",
-                        answer.status == 200 and stamp == [[f"Bearer life-{number}"]])
+            self.attack(
+                f"expires_in {life[:40]}",
+                "served with that token",
+                f"{answer}, {self.tokens.to(path)} exchanges",
+                answer.status == 200 and stamp == [[f"Bearer life-{number}"]],
+            )
         time.sleep(1.5)
         storms = {life: self.tokens.to(path) for life, (path, _) in sidecars.items() if self.tokens.to(path) > 1}
         self.attack("all of them after a while", "no second exchange", storms, not storms)
 
     def test_a_refresh_token_with_line_ends_is_stored_and_sent_encoded(self) -> None:
         """What the endpoint grants as refresh token is data: it ends no line of the next exchange or the state file."""
-        hostile = f"{_HOSTILE}\r\nX-Injected: yes\r\n\r\n\"}}{{"
+        hostile = f'{_HOSTILE}\r\nX-Injected: yes\r\n\r\n"}}{{'
         self.tokens.refresh_token, self.tokens.lifetime = hostile, 2
         configuration = self.configuration().set("token.grant", "refresh_token")
         configuration.set_file("token.refresh_token_file", "first-refresh-token")
@@ -255,16 +303,27 @@ class Endpoint(Neighbour):
         presented = json.loads(self.tokens.exchanges[1].body)["refresh_token"]
         lines = state.read_bytes().splitlines()
         mode = state.stat().st_mode & 0o777
-        self.attack("a refresh token with line ends", "sent as it was, in one JSON field",
-                    f"{len(lines)} lines of state, mode {mode:o}",
-                    presented == hostile and not self.tokens.garbled and mode == 0o600
-                    and b"\nX-Injected" not in self.tokens.received and _HOSTILE not in sidecar.stderr)
+        self.attack(
+            "a refresh token with line ends",
+            "sent as it was, in one JSON field",
+            f"{len(lines)} lines of state, mode {mode:o}",
+            presented == hostile
+            and not self.tokens.garbled
+            and mode == 0o600
+            and b"\nX-Injected" not in self.tokens.received
+            and _HOSTILE not in sidecar.stderr,
+        )
 
     def test_the_secret_went_to_the_endpoint_alone(self) -> None:
         """The control of this file: the endpoint is told the secret, and the API is not."""
         sidecar = self.sidecar()
         sidecar.ask("/control")
         self.assertIn(b"Basic ", self.tokens.received)
-        self.attack("the control: what the API is told of the client", "nothing", "",
-                    CLIENT_SECRET.encode() not in self.api.received and b"Basic " not in self.api.received
-                    and f"Bearer {self.tokens.issued[0]}".encode() in self.api.received)
+        self.attack(
+            "the control: what the API is told of the client",
+            "nothing",
+            "",
+            CLIENT_SECRET.encode() not in self.api.received
+            and b"Basic " not in self.api.received
+            and f"Bearer {self.tokens.issued[0]}".encode() in self.api.received,
+        )
