@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
@@ -115,6 +116,8 @@ class Process:
                 stderr=err,
                 env=environment,
             )
+        # Where a run is interrupted, no test's own cleaning takes place.
+        atexit.register(self.kill)
 
     def __enter__(self) -> Process:
         return self
