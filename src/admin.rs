@@ -86,12 +86,18 @@ impl Admin {
         (page.answer)(self, request.uri().query())
     }
 
-    /// Answers a request on a connection that is one too many.
+    /// Answers a request on a connection that is one too many, and the last on it: probes all the same, or
+    /// whoever takes all places would have the process taken for dead.
     #[must_use]
-    pub fn refuse(&self) -> Response<Full<Bytes>> {
-        let mut refusal = text(StatusCode::SERVICE_UNAVAILABLE, "too many connections are open");
-        refusal.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-        refusal
+    pub fn handle_surplus<B>(&self, request: &Request<B>, peer: Peer) -> Response<Full<Bytes>> {
+        let is_probe = PROBES.contains(&request.uri().path());
+        let mut answer = if is_probe {
+            self.handle(request, peer)
+        } else {
+            text(StatusCode::SERVICE_UNAVAILABLE, "too many connections are open")
+        };
+        answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        answer
     }
 
     fn started(&self) -> Result<&'static str, &'static str> {
@@ -182,6 +188,9 @@ impl Page {
         Self { path, methods: &[Method::GET, Method::HEAD], purpose: Purpose::Probe, answer }
     }
 }
+
+/// What keeps an orchestrator from ending the process.
+const PROBES: [&str; 3] = ["/livez", "/startupz", "/readyz"];
 
 static PAGES: [Page; 8] = [
     Page::probe("/livez", |_, _| probe(Ok("alive"))),

@@ -37,7 +37,8 @@ use crate::{
 const LAST_EXCHANGE: Duration = Duration::from_secs(10);
 /// Probes are small and quick, whatever the application's requests may be.
 const ADMIN_LIMITS: HttpLimits = HttpLimits {
-    idle_timeout: Duration::from_secs(30),
+    // Places are few, and callers make a new connection now and then.
+    idle_timeout: Duration::from_secs(5),
     header_timeout: Duration::from_secs(5),
     write_timeout: Duration::from_secs(5),
     max_header_bytes: 8 * 1_024,
@@ -232,7 +233,8 @@ async fn serve_admin(admin: Admin, port: Listener, drain: Drain) {
         let (admin, is_surplus) = (Rc::clone(&admin), accepted.is_surplus());
         spawn_local(accepted.serve(ADMIN_LIMITS, drain.clone(), move |request| {
             let peer = request.body().peer();
-            std::future::ready(if is_surplus { admin.refuse() } else { admin.handle(&request, peer) })
+            let answer = if is_surplus { admin.handle_surplus(&request, peer) } else { admin.handle(&request, peer) };
+            std::future::ready(answer)
         }));
     });
     if let Err(error) = accepted.await {

@@ -208,7 +208,7 @@ impl Proxy {
         let target = target::to_upstream(&head.method, &head.uri, &self.prefix)?;
         let peer = body.peer();
         self.guard.admit(head, peer)?;
-        live.allow.check(&head.method, head.uri.path())?;
+        live.allow.check(&head.method, head.uri.path(), &head.headers)?;
         // Before the body is polled: a caller that waits for `100 Continue` does not send it in vain.
         let bearer = self.bearer(now).await?;
 

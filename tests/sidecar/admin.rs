@@ -133,3 +133,18 @@ fn a_flood_at_the_admin_port_keeps_no_request_and_no_token_waiting() {
     });
     wait_until("probes to be answered again", || sidecar.probe("/readyz") == 200);
 }
+
+#[test]
+fn probes_are_answered_also_when_all_places_are_taken() {
+    let provider = provider(Settings::default());
+    let sidecar = Setup::partner(&provider).set("admin.max_connections", 2).start();
+    sidecar.wait_until_it_serves();
+    let taken: Vec<_> = (0..2).map(|_| Connection::open(sidecar.admin)).collect();
+    wait_until("the places to be taken", || ask(&sidecar, "GET", "/metrics", &[]).status == 503);
+    for page in ["/livez", "/readyz", "/startupz"] {
+        let answer = ask(&sidecar, "GET", page, &[]);
+        assert_eq!((answer.status, answer.header("connection")), (200, Some("close")), "{page}");
+    }
+    drop(taken);
+    wait_until("a place to be free", || ask(&sidecar, "GET", "/metrics", &[]).status == 200);
+}
