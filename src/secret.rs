@@ -7,7 +7,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde::{Deserialize, Deserializer};
 use zeroize::Zeroizing;
 
 /// The largest secret that is read from a file: 64 KiB.
@@ -31,13 +30,6 @@ impl Secret {
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0
-    }
-}
-
-impl<'de> Deserialize<'de> for Secret {
-    /// The text is copied once, into memory that is zeroed; what it was read from is the caller's to zero.
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer).map(Self::new)
     }
 }
 

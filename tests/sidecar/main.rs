@@ -19,11 +19,14 @@ mod layering;
 mod lifecycle;
 mod limits;
 mod memory;
+#[path = "../wipe/memory.rs"]
+mod memory_search;
 mod metrics;
 mod mixup;
 mod odd_answers;
 mod old_messages;
 mod outage;
+mod process_memory;
 mod proxying;
 mod raw_api;
 mod rejections;
