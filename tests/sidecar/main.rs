@@ -5,6 +5,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests wait by the clock that their provider uses")]
 
+mod canaries;
 mod commands;
 mod exactness;
 mod expect;
