@@ -2,8 +2,9 @@
 
 use std::{
     fmt,
-    fs::File,
+    fs::{self, File, Metadata},
     io::{self, Read},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
@@ -11,6 +12,12 @@ use zeroize::Zeroizing;
 
 /// The largest secret that is read from a file: 64 KiB.
 pub const MAX_SECRET_BYTES: usize = 64 * 1024;
+
+/// What to do about a secret file that others may read.
+pub const OPEN_HINT: &str = "`chmod 0400` it, or set `defaultMode: 0400` for the volume in Kubernetes";
+
+/// The right to read of those who neither own a file nor are in its group (chmod(2), `S_IROTH`).
+const READABLE_BY_OTHERS: u32 = 0o004;
 
 /// A client secret, an authorization code or a refresh token.
 ///
@@ -50,6 +57,15 @@ pub enum SecretSource {
 }
 
 impl SecretSource {
+    /// The file, if it is one.
+    #[must_use]
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            Self::File(path) => Some(path),
+            Self::Value(_) => None,
+        }
+    }
+
     /// Reads the secret as it is now. One line end after it, as editors and `echo` leave, is not part of it.
     ///
     /// # Errors
@@ -58,6 +74,36 @@ impl SecretSource {
         match self {
             Self::Value(secret) => Ok(secret.clone()),
             Self::File(path) => read_file(path),
+        }
+    }
+}
+
+/// Returns true if users who neither own the file nor are in its group may read it, as far as its own mode
+/// is concerned. Of a symbolic link, the file that it leads to counts. One that cannot be looked at is not open.
+#[must_use]
+pub fn is_open_to_others(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|metadata| is_open(&metadata))
+}
+
+fn is_open(metadata: &Metadata) -> bool {
+    metadata.mode() & READABLE_BY_OTHERS != 0
+}
+
+/// Warns of a secret file that others may read: once for each file that comes to be at its path. It is
+/// used all the same, as secrets that are mounted are often open to all of a container.
+#[derive(Debug, Default)]
+pub struct OpenFileWarning {
+    /// The device and the number of the file that was looked at last.
+    looked_at: Option<(u64, u64)>,
+}
+
+impl OpenFileWarning {
+    /// To be called after the file was read.
+    pub fn look(&mut self, path: &Path) {
+        let Ok(metadata) = fs::metadata(path) else { return };
+        let file = Some((metadata.dev(), metadata.ino()));
+        if std::mem::replace(&mut self.looked_at, file) != file && is_open(&metadata) {
+            tracing::warn!(file = %path.display(), hint = OPEN_HINT, "a secret file is readable by others");
         }
     }
 }

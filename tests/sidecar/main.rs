@@ -26,6 +26,7 @@ mod metrics;
 mod mixup;
 mod odd_answers;
 mod old_messages;
+mod open_secrets;
 mod outage;
 mod process_memory;
 mod proxying;
