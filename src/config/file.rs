@@ -1,10 +1,28 @@
-//! The file's part: which names stand on which lines, and whether it is TOML at all.
+//! The file's part: how it is read, which names stand on which lines, and whether it is TOML at all.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{self, Read},
+    path::Path,
+};
 
 use toml_edit::{Document, TomlError};
 
 use super::error::{ConfigError, Fault, Place};
+
+/// The largest configuration, and the largest file of authorities, in bytes: 1 MiB.
+const MAX_BYTES: u64 = 1_024 * 1_024;
+
+/// All that is in a file. More than [`MAX_BYTES`] is an error.
+pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let read = File::open(path)?.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
+    if read as u64 > MAX_BYTES {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is over 1 MiB"));
+    }
+    Ok(bytes)
+}
 
 /// Where in the file a name stands, and what for.
 pub(super) enum Written {
