@@ -15,6 +15,7 @@ use http_body_util::Full;
 use tokio::time::Instant;
 
 use super::{
+    access::short_path,
     expect::{Gate, Gatekeeper, Passage, Withheld},
     headers,
     in_flight::InFlight,
@@ -339,8 +340,7 @@ impl Body for ResponseBody {
                 if let Some(Err(error)) = &frame
                     && let Some(path) = path.take()
                 {
-                    // The query stays out of it, as in the other lines.
-                    tracing::warn!(path = path.path(), error = %Report(error), "an answer broke off");
+                    tracing::warn!(path = &*short_path(path.path()), error = %Report(error), "an answer broke off");
                 }
                 Poll::Ready(frame)
             }
