@@ -23,7 +23,7 @@ mod url;
 mod values;
 
 use std::{
-    fs, io,
+    io,
     net::SocketAddr,
     ops::Range,
     path::{Path, PathBuf},
@@ -36,6 +36,7 @@ use self::source::Source;
 pub use self::{
     address::Address,
     error::{ConfigError, Fault, Place},
+    file::MAX_FILE_BYTES,
     guard::{AllowRule, AllowedHosts, RequiredHeader, Rest, Segment},
     identity::{ClientIdentity, Identity, IdentityError, IdentityFiles, IdentityText},
     origin::{Origin, Scheme},
@@ -131,7 +132,8 @@ impl Config {
 
     /// The text of a configuration file.
     pub(crate) fn text(path: &Path) -> Result<String, ConfigError> {
-        fs::read_to_string(path).map_err(|e| {
+        let text = file::read(path).and_then(|bytes| String::from_utf8(bytes).map_err(io::Error::other));
+        text.map_err(|e| {
             let hint = "name another file with `-c` or with `TOKEN_VALET_CONFIG`";
             let fault = Fault {
                 key: None,

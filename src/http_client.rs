@@ -249,3 +249,33 @@ pub enum ConnectError {
     #[error("connecting took too long")]
     Timeout,
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{net::TcpListener, time::Duration};
+
+    use super::{ConnectError, Connector, HttpVersion, MAX_LOOKUPS, Need, Origin, Scheme};
+    use crate::{
+        config::{Roots, TlsVersion, Trust},
+        tls,
+    };
+
+    #[tokio::test]
+    async fn a_look_up_beyond_the_bound_waits_for_its_turn_and_no_longer_than_connecting_may_take() {
+        let api = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = api.local_addr().expect("it is bound").port();
+        let origin = Origin { scheme: Scheme::Http, host: "localhost".to_owned(), port };
+        let trust = Trust { roots: Roots::Bundled, ca_file: None, extra: Vec::new(), tls_min: TlsVersion::Tls12 };
+        let tls = tls::client_config(&trust).expect("built-in roots");
+        let limit = Duration::from_secs(5);
+        let connector = Connector::new(&origin, &tls, HttpVersion::Http1, limit, limit).expect("a host");
+        let take = |count: usize| connector.lookups.acquire_many(u32::try_from(count).expect("a few"));
+        let others = take(MAX_LOOKUPS - 1).await.expect("it is never closed");
+        assert!(connector.connect(Need::Any).await.is_ok(), "one more is within the bound");
+        let another = take(1).await.expect("it is never closed");
+        let hurried = Connector { timeout: Duration::from_millis(200), ..connector.clone() };
+        assert!(matches!(hurried.connect(Need::Any).await, Err(ConnectError::Timeout)));
+        drop((others, another));
+        assert!(connector.connect(Need::Any).await.is_ok());
+    }
+}

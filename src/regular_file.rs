@@ -27,9 +27,14 @@ pub fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     open(path)?.take(most + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > most {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it is over {} KiB", most / 1_024)));
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it is over {}", in_words(most))));
     }
     Ok(bytes)
+}
+
+fn in_words(bytes: u64) -> String {
+    let kib = bytes / 1_024;
+    if kib.is_multiple_of(1_024) { format!("{} MiB", kib / 1_024) } else { format!("{kib} KiB") }
 }
 
 #[cfg(test)]
@@ -57,6 +62,8 @@ mod tests {
         let file = directory.path().join("file");
         fs::write(&file, vec![b'x'; 2_048]).expect("writable");
         assert_eq!(read(&file, 2_048).expect("within the bound").len(), 2_048);
-        assert_eq!(read(&file, 2_047).expect_err("over it").to_string(), "it is over 1 KiB");
+        assert_eq!(read(&file, 1_024).expect_err("over it").to_string(), "it is over 1 KiB");
+        fs::write(&file, vec![b'x'; 1_048_577]).expect("writable");
+        assert_eq!(read(&file, 1_048_576).expect_err("over it").to_string(), "it is over 1 MiB");
     }
 }

@@ -3,7 +3,6 @@
 //! that leads to it.
 
 use std::{
-    fs,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -12,8 +11,9 @@ use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
 use crate::{
-    config::{Config, ConfigError, Entry},
+    config::{Config, ConfigError, Entry, MAX_FILE_BYTES},
     metrics::ReloadMetrics,
+    regular_file,
     telemetry::LogControl,
     tls,
 };
@@ -157,7 +157,7 @@ impl Fingerprint {
         let mut hash = Sha256::new();
         for path in [Some(file)].into_iter().chain(authorities).flatten() {
             // A file that cannot be read is like no other; what is wrong is told by whoever reads it then.
-            match fs::read(path) {
+            match regular_file::read(path, MAX_FILE_BYTES) {
                 Ok(content) => {
                     hash.update(content.len().to_le_bytes());
                     hash.update(&content);

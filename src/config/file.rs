@@ -1,10 +1,19 @@
-//! The file's part: which names stand on which lines, and whether it is TOML at all.
+//! The file's part: how it is read, which names stand on which lines, and whether it is TOML at all.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, io, path::Path};
 
 use toml_edit::{Document, TomlError};
 
 use super::error::{ConfigError, Fault, Place};
+use crate::regular_file;
+
+/// The largest configuration, and the largest file of authorities, in bytes: 1 MiB.
+pub const MAX_FILE_BYTES: u64 = 1_024 * 1_024;
+
+/// All that is in a file. More than [`MAX_FILE_BYTES`] is an error.
+pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
+    regular_file::read(path, MAX_FILE_BYTES)
+}
 
 /// Where in the file a name stands, and what for.
 pub(super) enum Written {

@@ -19,7 +19,7 @@ use rustls::{
     },
 };
 
-use super::suggest;
+use super::{file, suggest};
 use crate::secret::SecretSource;
 
 /// A value, or why it cannot be that.
@@ -274,7 +274,8 @@ pub(super) fn secret_file(raw: &Raw<'_>) -> Parsed<SecretSource> {
 /// with a key in it.
 pub(super) fn certificates(raw: &Raw<'_>) -> Parsed<(PathBuf, Vec<CertificateDer<'static>>)> {
     let path = path(raw)?;
-    let read = CertificateDer::pem_file_iter(&path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let read = file::read(&path).map_err(pem::Error::Io);
+    let read = read.and_then(|pem| CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>());
     let are_anchors = |certificates: &[CertificateDer<'static>]| {
         let mut store = RootCertStore::empty();
         !certificates.is_empty() && certificates.iter().all(|c| store.add(c.clone()).is_ok())

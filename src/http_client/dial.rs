@@ -8,8 +8,11 @@ use tokio::{net::TcpStream, time::sleep};
 /// How long an address is tried alone before the next one is tried beside it (RFC 8305 section 5).
 const HEAD_START: Duration = Duration::from_millis(250);
 
-/// Tries the addresses in turn, the families alternating, each as soon as the one before has failed
-/// or had its head start. `None` if there is none.
+/// How many addresses of a name are tried: a resolver may give thousands.
+const MAX_ADDRESSES: usize = 16;
+
+/// Tries the first few addresses in turn, the families alternating, each as soon as the one before has
+/// failed or had its head start. `None` if there is none.
 ///
 /// # Errors
 /// The last failure, when all have failed.
@@ -17,7 +20,7 @@ const HEAD_START: Duration = Duration::from_millis(250);
 /// # Cancel safety
 /// Dropping the future closes what was open.
 pub(super) async fn any_of(addresses: impl IntoIterator<Item = SocketAddr>) -> Option<io::Result<TcpStream>> {
-    let mut waiting = alternating(addresses).into_iter();
+    let mut waiting = alternating(addresses).into_iter().take(MAX_ADDRESSES);
     let mut attempts = FuturesUnordered::new();
     attempts.push(TcpStream::connect(waiting.next()?));
     loop {
@@ -60,7 +63,7 @@ mod tests {
 
     use tokio::{net::TcpSocket, time::Instant};
 
-    use super::{HEAD_START, alternating, any_of};
+    use super::{HEAD_START, MAX_ADDRESSES, alternating, any_of};
 
     fn address(text: &str) -> SocketAddr {
         text.parse().expect("an address")
@@ -108,5 +111,17 @@ mod tests {
         let failure = any_of([closed, closed]).await.expect("there are addresses").expect_err("none takes it");
         assert_eq!(failure.kind(), std::io::ErrorKind::ConnectionRefused);
         assert!(any_of([]).await.is_none());
+    }
+
+    #[tokio::test]
+    async fn of_very_many_addresses_the_first_few_are_tried() {
+        let bound = |listener: &TcpListener| listener.local_addr().expect("it is bound");
+        let closed = bound(&TcpListener::bind("127.0.0.1:0").expect("a free port"));
+        let good = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        for (position, is_tried) in [(MAX_ADDRESSES, true), (MAX_ADDRESSES + 1, false)] {
+            let addresses = std::iter::repeat_n(closed, position - 1).chain([bound(&good)]);
+            let tried = any_of(addresses).await.expect("there are addresses");
+            assert_eq!(tried.is_ok(), is_tried, "{position}");
+        }
     }
 }

@@ -36,7 +36,8 @@ const STREAM_WINDOW: u32 = 512 * 1_024;
 const CONNECTION_WINDOW: u32 = MAX_STREAMS * STREAM_WINDOW;
 /// How much of an upload is buffered for a request over HTTP/2, in bytes.
 const SEND_BUFFER: usize = 256 * 1_024;
-/// The largest head of a response over HTTP/2, in bytes.
+/// The largest head of a response, and over HTTP/1.1 its largest trailer section, in bytes: 64 KiB. What
+/// hyper buffers of an HTTP/1.1 connection, either way, has the same bound.
 const MAX_HEAD: u32 = 64 * 1_024;
 /// How often an HTTP/2 connection with requests under way is asked whether it is still there, and how
 /// long the API may take to say so.
@@ -213,7 +214,12 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let (sender, driver) = http1::handshake(TokioIo::new(stream)).await.map_err(ConnectError::Http)?;
+    let (sender, driver) = http1::Builder::new()
+        .max_buf_size(MAX_HEAD as usize)
+        .max_header_size(MAX_HEAD as usize)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(ConnectError::Http)?;
     spawn_local(async move {
         // Whoever waits for a response is told of the error by its sender.
         let _ = driver.with_upgrades().await;

@@ -5,13 +5,19 @@ use std::{borrow::Cow, time::Duration};
 use http::{HeaderMap, HeaderName, Response, request::Parts};
 
 use super::{ProxyError, ResponseBody, forwarded};
-use crate::{config, report::Report};
+use crate::{
+    config,
+    report::{Report, shortened},
+};
 
 /// The fields by which the provider's support finds a request.
 const CORRELATION_ID: HeaderName = HeaderName::from_static("ob-correlation-id");
 const TRACE_ID: HeaderName = HeaderName::from_static("ob-trace-id");
 /// The longest id that is logged, in bytes. It comes from others.
 const MAX_ID: usize = 128;
+/// How much of a method and of a path is logged, in bytes. They come from others too.
+const MAX_METHOD: usize = 32;
+const MAX_PATH: usize = 1_024;
 
 /// Which requests get a line; `log.access` and `log.slow`.
 #[derive(Clone, Copy, Debug)]
@@ -35,15 +41,14 @@ impl AccessLog {
         !self.slow.is_zero() && elapsed() >= self.slow
     }
 
-    /// Writes the line of one request. The query stays out of it: it may hold what is personal.
+    /// Writes the line of one request, without its query.
     pub(super) fn log(
         self,
         head: &Parts,
         outcome: &Result<Response<ResponseBody>, ProxyError>,
         elapsed: impl Fn() -> Duration,
     ) {
-        let method = head.method.as_str();
-        let path = head.uri.path();
+        let (method, path) = (&*shortened(head.method.as_str(), MAX_METHOD), &*short_path(head.uri.path()));
         match (self.choice, outcome) {
             (config::AccessLog::Off, _) => {}
             (_, Err(error)) => tracing::warn!(
@@ -90,6 +95,11 @@ impl AccessLog {
             (config::AccessLog::Errors, Ok(_)) => {}
         }
     }
+}
+
+/// A path, fit for a log. The query stays out of it: it may hold what is personal.
+pub(super) fn short_path(path: &str) -> Cow<'_, str> {
+    shortened(path, MAX_PATH)
 }
 
 /// The caller's, or one that stands for this line alone.

@@ -12,7 +12,7 @@ use http::{HeaderMap, uri::PathAndQuery};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 
-use super::{expect::Withheld, headers, in_flight::InFlight, measure::Measure, upload::Upload};
+use super::{access::short_path, expect::Withheld, headers, in_flight::InFlight, measure::Measure, upload::Upload};
 use crate::{
     http_client::{Connection, PooledBody},
     patience::Patience,
@@ -163,8 +163,7 @@ impl Body for ResponseBody {
                     }
                     Some(Err(error)) => {
                         if let Some(path) = path.take() {
-                            // The query stays out of it, as in the other lines.
-                            tracing::warn!(path = path.path(), error = %Report(error), "an answer broke off");
+                            tracing::warn!(path = &*short_path(path.path()), error = %Report(error), "an answer broke off");
                         }
                     }
                     None => {}

@@ -146,8 +146,12 @@ impl Exchange for TokenClient {
             // Declared before the connection, so dropped after it: while that lives, it shares their memory.
             let mut frames = Frames::default();
             let head = {
-                let (mut sender, connection) =
-                    http1::handshake(TokioIo::new(stream)).await.map_err(FetchError::Broken)?;
+                let (mut sender, connection) = http1::Builder::new()
+                    .max_buf_size(MAX_ANSWER_BYTES)
+                    .max_header_size(MAX_ANSWER_BYTES)
+                    .handshake(TokioIo::new(stream))
+                    .await
+                    .map_err(FetchError::Broken)?;
                 let (request, frames) = (self.request(presented), &mut frames);
                 let answer = async move {
                     let response = sender.send_request(request).await.map_err(FetchError::Broken)?;

@@ -1,6 +1,7 @@
 //! HTTP/2 on either side, and on both.
 
 mod api;
+mod bounds;
 mod caller;
 mod callers;
 mod cuts;

@@ -113,7 +113,7 @@ const LAYERS: &[Layer] = &[
     Layer {
         level: 5,
         module: "reload",
-        may_use: &[All("config"), All("secret"), All("tls"), All("telemetry"), All("metrics")],
+        may_use: &[All("config"), All("regular_file"), All("secret"), All("tls"), All("telemetry"), All("metrics")],
         reason: "changes what may change while running",
     },
     Layer {
