@@ -58,7 +58,7 @@ run_step() {
   script=$(find deploy/test -name "$name.sh" -o -name "$name.py")
   if [ -z "$script" ]; then note "$name" FAILED "there is no deploy/test/$name"; failed=$((failed + 1)); return; fi
   case $script in *.py) set -- python3 "$script" ;; *) set -- bash "$script" ;; esac
-  timeout --kill-after=5 120 "$@" >"$log" 2>&1 || code=$?
+  timeout --kill-after=5 120 "$@" </dev/null >"$log" 2>&1 || code=$?
   # The step's own words: its last line that begins with "ran: ". Without it, it did not run to its end.
   ran=$(sed -n 's/^ran: //p' "$log" | tail -1)
   if [ "$code" = 0 ] && [ -z "$ran" ]; then code=1; fi
@@ -74,12 +74,13 @@ run_step() {
   esac
 }
 
-# What others need comes first.
-wanted=("$@")
-is_wanted() { [ ${#wanted[@]} = 0 ] || [ "$1" = image ] || printf '%s\n' "${wanted[@]}" | grep -qx "$1"; }
-while read -r when name _; do
-  case $when in today | later) if is_wanted "$name"; then run_step "$name" "$when"; fi ;; esac
-done <deploy/test/steps
+mapfile -t steps < <(grep -E '^(today|later) ' deploy/test/steps)
+# The image is what others use.
+is_wanted() { [ $# = 1 ] || [ "$1" = image ] || printf '%s\n' "${@:2}" | grep -qx "$1"; }
+for step in "${steps[@]}"; do
+  read -r when name <<<"$step"
+  if is_wanted "$name" "$@"; then run_step "$name" "$when"; fi
+done
 
 printf '\n%-18s %-12s %s\n' STEP RESULT WHAT
 for row in "${rows[@]}"; do IFS='|' read -r name result what <<<"$row"; printf '%-18s %-12s %s\n' "$name" "$result" "$what"; done
