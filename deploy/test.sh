@@ -14,7 +14,7 @@ tools=$(realpath -m "${TOKEN_VALET_DEPLOY_TOOLS:-target/deploy-tools}")
 install_tools() {
   local missing=() pair
   # program:package
-  for pair in buildah:buildah runc:runc podman:podman conmon:conmon promtool:prometheus prometheus:prometheus \
+  for pair in buildah:buildah runc:runc podman:podman conmon:conmon catatonit:catatonit promtool:prometheus prometheus:prometheus \
     systemd-analyze:systemd ip:iproute2 nsenter:util-linux openssl:openssl jq:jq gcc:gcc curl:curl \
     strace:strace busybox:busybox-static; do
     command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
@@ -43,7 +43,11 @@ fi
 
 ip link set lo up
 WORK=$(mktemp -d /tmp/token-valet-deploy.XXXXXX)
-trap 'rm -rf "$WORK"' EXIT
+clean_up() {
+  awk -v work="$WORK/" 'index($2, work) == 1 { print $2 }' /proc/mounts | tac | xargs -r umount -l
+  rm -rf "$WORK"
+}
+trap clean_up EXIT
 export WORK STORAGE_DRIVER=vfs PATH="$tools/bin:$PATH"
 mkdir "$WORK/log"
 
