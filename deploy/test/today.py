@@ -7,12 +7,16 @@ import subprocess
 import sys
 
 
+def listed(kind):
+    """What deploy/test/not_yet lists of a kind: `key` or `metric`."""
+    lines = (pathlib.Path(__file__).parent / "not_yet").read_text().splitlines()
+    return [line.split()[1] for line in lines if line.startswith(f"{kind} ")]
+
+
 def unknown_keys(program):
     """The keys of the list that are still unknown to the program."""
-    lines = (pathlib.Path(__file__).parent / "not_yet").read_text().splitlines()
-    listed = [line for line in lines if line and not line.startswith("#")]
     unknown = []
-    for key in listed:
+    for key in listed("key"):
         variable = "TOKEN_VALET__" + key.upper().replace(".", "__")
         # Of a key that it knows, any value is fine or a fault of the value.
         told = subprocess.run(

@@ -1,0 +1,22 @@
+# The dashboard's panels and the alerts' rules before a real Prometheus that scrapes the running program.
+. "$(dirname "$0")/lib.sh"
+cat >"$own/prometheus.yaml" <<YAML
+global: {scrape_interval: 1s, evaluation_interval: 1s}
+rule_files: [$deploy/prometheus/rules.yaml]
+scrape_configs:
+  - job_name: token-valet
+    static_configs: [{targets: ["127.0.0.1:9901"]}]
+YAML
+promtool check config "$own/prometheus.yaml"
+start "$own/prometheus.log" prometheus --config.file "$own/prometheus.yaml" --storage.tsdb.path "$own/data" \
+  --web.listen-address 127.0.0.1:9090 --log.level warn
+until_true 30 is_200 http://127.0.0.1:9090/-/ready || fail "Prometheus does not start: $(cat "$own/prometheus.log")"
+eventful_sidecar "$own"
+python3 "$here/panels.py" http://127.0.0.1:9090 "$own/ran"
+
+# The provider goes, and the real alerts wake up: that of a token that ends, and, once it has ended, the next one.
+kill "$provider"
+alert() { curl -s http://127.0.0.1:9090/api/v1/alerts | jq -e --arg name "$1" '.data.alerts[] | select(.labels.alertname == $name)'; }
+until_true 10 alert TokenValetTokenEnding || fail "no alert of a token that is about to end"
+until_true 10 alert TokenValetNoToken || fail "no alert of a token that has ended"
+echo "ran: $(cat "$own/ran"); 2 alerts after the provider's end"
