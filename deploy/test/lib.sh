@@ -119,18 +119,26 @@ exercise() {
 }
 is_generation() { [ "$(curl -s http://127.0.0.1:9901/metrics | awk '/^token_valet_token_generation /{ print $2 }')" -ge "$1" ]; }
 
-# The program itself, with a life that is eventful enough for every metric to have a value: an outage at first, a
-# rejected token, a secret that is replaced. In $1, which it fills.
-eventful_sidecar() {
+# What the program itself needs, without a container: $1/config.toml and what that names.
+plain_volumes() {
   local place=$1
   certificates "$place/tls"
   mkdir -p "$place/state"
   cp "$place/tls/ca.pem" "$place"
   echo secret >"$place/client_secret"
   echo first-refresh-token >"$place/refresh_token"
-  recipient_config localhost | sed "s|/etc/token-valet|$place|; s|/run/secrets/token-valet|$place|
-    s|/var/lib/token-valet|$place/state|" >"$place/config.toml"
-  start "$place/sidecar.log" "$TOKEN_VALET_STATIC_BIN" run -c "$place/config.toml"
+  recipient_config localhost |
+    sed "s|/etc/token-valet|$place|; s|/run/secrets/token-valet|$place|; s|/var/lib/token-valet|$place/state|" \
+      >"$place/config.toml"
+  export TOKEN_VALET_CONFIG=$place/config.toml
+}
+
+# The program itself, with a life that is eventful enough for every metric to have a value: an outage at first, a
+# rejected token, a secret that is replaced. In $1, which it fills.
+eventful_sidecar() {
+  local place=$1
+  plain_volumes "$place"
+  start "$place/sidecar.log" "$TOKEN_VALET_STATIC_BIN" run
   until_true 10 is_200 http://127.0.0.1:9901/livez || fail "it is not alive: $(cat "$place/sidecar.log")"
   [ "$(status_of http://127.0.0.1:8080/accounts)" = 503 ] || fail "an answer without a token"
   start_provider "$place/tls"

@@ -4,16 +4,10 @@ profile=$deploy/seccomp/token-valet.json
 
 # 1. Everything that the program calls in its life is in the profile: a call that is refused and whose failure is
 #    swallowed would be seen nowhere else.
-certificates "$own/tls"
+plain_volumes "$own"
 start_provider "$own/tls"
-mkdir "$own/state"
-cp "$own/tls/ca.pem" "$own"
-echo secret >"$own/client_secret"
-echo first-refresh-token >"$own/refresh_token"
-recipient_config localhost |
-  sed "s|/etc/token-valet|$own|; s|/run/secrets/token-valet|$own|; s|/var/lib/token-valet|$own/state|" >"$own/config.toml"
 start "$own/traced.log" strace --follow-forks --output "$own/trace" --string-limit 1 \
-  "$TOKEN_VALET_STATIC_BIN" run -c "$own/config.toml"
+  "$TOKEN_VALET_STATIC_BIN" run
 exercise
 traced=$(awk '/execve/ { print $1; exit }' "$own/trace")
 kill -TERM "$traced"
@@ -23,6 +17,10 @@ jq -r '.syscalls[] | select(.action == "SCMP_ACT_ALLOW" or .errnoRet == 38) | .n
 missing=$(comm -23 "$own/called" "$own/permitted")
 [ -z "$missing" ] || fail "called and not in the profile: $missing"
 [ "$(wc -l <"$own/called")" -gt 40 ] || fail "strace saw too little: $(cat "$own/called")"
+
+# The filter of the systemd unit permits them as well; it does refuse others.
+python3 "$here/unit_filter.py" "$deploy/systemd/token-valet.service" <"$own/called"
+if echo mount | python3 "$here/unit_filter.py" "$deploy/systemd/token-valet.service"; then fail "the unit permits mount"; fi
 
 # 2. Of what nobody needs rights for, nothing else goes.
 mkdir "$own/rootfs"
@@ -40,4 +38,4 @@ echo "without the profile:" $(cat "$own/without.out")
 echo "under the profile:" $(cat "$own/under.out")
 if grep -q ' 1$' "$own/without.out"; then fail "refused without the profile too: it shows nothing"; fi
 if grep -v ' 1$' "$own/under.out"; then fail "not refused"; fi
-echo "ran: all $(wc -l <"$own/called") calls of a run are permitted; $(wc -l <"$own/under.out") others, open to all without it, are refused"
+echo "ran: all $(wc -l <"$own/called") calls of a run are permitted, by the unit too; $(wc -l <"$own/under.out") others, open to all without it, are refused"
