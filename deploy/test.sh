@@ -16,15 +16,16 @@ install_tools() {
   # program:package
   for pair in buildah:buildah runc:runc podman:podman conmon:conmon catatonit:catatonit promtool:prometheus prometheus:prometheus \
     systemd-analyze:systemd ip:iproute2 nsenter:util-linux openssl:openssl jq:jq gcc:gcc curl:curl \
-    strace:strace busybox:busybox-static; do
+    strace:strace busybox:busybox-static node:nodejs; do
     command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
   done
   [ -f /usr/lib/x86_64-linux-gnu/libc.a ] || [ -f /usr/lib/aarch64-linux-gnu/libc.a ] || missing+=(libc6-dev)
   if [ ${#missing[@]} -gt 0 ]; then
     apt-get update -q
-    # Their services are not wanted: a Prometheus that starts by itself would be one too many.
-    DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y -q --no-install-recommends "${missing[@]}"
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}"
   fi
+  # Debian's is too old for components.
+  command -v kubectl >/dev/null || { echo "kubectl 1.27 or later must be installed"; exit 1; }
   if [ ! -x "$tools/bin/kubernetes-validate" ] || ! cmp -s deploy/test/requirements.txt "$tools/requirements.txt"; then
     python3 -m venv "$tools"
     "$tools/bin/pip" install -q --disable-pip-version-check -r deploy/test/requirements.txt

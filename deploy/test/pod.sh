@@ -23,7 +23,15 @@ podman tag "$(cut -d: -f2 "$WORK/image/id")" localhost/token-valet:test
 
 certificates "$own/tls"
 python3 "$here/playable.py" "$deploy/kustomize/overlays/classic" "$own/tls/ca.pem" >"$own/pod.yaml"
-trap 'podman kube down "$own/pod.yaml" >/dev/null 2>&1 || true; end_all' EXIT
+take_down() {
+  local pod
+  pod=$(podman pod inspect legacy-app-pod-0 | jq -r .Id) || pod=none
+  podman kube down "$own/pod.yaml" >/dev/null 2>&1 || true
+  # Podman leaves its control groups behind, empty.
+  find /sys/fs/cgroup -depth -type d -path "*/libpod_parent/$pod*" -exec rmdir {} + 2>/dev/null || true
+  find /sys/fs/cgroup -maxdepth 2 -type d -name libpod_parent -exec rmdir {} + 2>/dev/null || true
+}
+trap 'take_down; end_all' EXIT
 podman kube play --network none "$own/pod.yaml"
 sidecar=legacy-app-pod-0-token-valet app=legacy-app-pod-0-app
 of() { podman inspect "$1" | jq -r ".[0].$2"; }
