@@ -82,16 +82,30 @@ access = "all"
 TOML
 }
 
-# What a bundle mounts, in $1: etc, secrets (0440 for the group alone, as by fsGroup), state.
+# What a bundle mounts, in $1: etc, secrets, state.
 volumes() {
   local place=$1
   mkdir -p "$place/etc" "$place/secrets" "$place/state"
-  echo secret >"$place/secrets/client_secret"
-  echo first-refresh-token >"$place/secrets/refresh_token"
-  chown -R root:65532 "$place/secrets" "$place/state"
-  chmod 0440 "$place/secrets"/*
+  write_secrets "$place/secrets" first secret
   # As Kubernetes leaves a volume with an fsGroup: root's, and writable for the group.
+  chown root:65532 "$place/state"
   chmod 2775 "$place/state"
+}
+
+# write_secrets PLACE VERSION SECRET: as the kubelet does, of mode 0440 for the group alone. The files are links into
+# ..data, which is a link to a directory, and is replaced at once.
+write_secrets() {
+  local place=$1 version=..$2 old
+  old=$(readlink "$place/..data" || true)
+  mkdir "$place/$version"
+  echo "$3" >"$place/$version/client_secret"
+  echo first-refresh-token >"$place/$version/refresh_token"
+  chown -R root:65532 "$place/$version"
+  chmod 0440 "$place/$version"/*
+  ln -s "$version" "$place/..data_tmp"
+  mv -T "$place/..data_tmp" "$place/..data"
+  [ -z "$old" ] || rm -r "${place:?}/$old"
+  ln -sf ..data/client_secret ..data/refresh_token "$place"
 }
 
 # run_container ID BUNDLE: in the background by runc; its log is $own/ID.log.

@@ -25,6 +25,11 @@ grep -q '^[^ ]* [^ ]* [^ ]* [^ ]* / ro' "/proc/$inside/mountinfo" || fail "the r
 [ "$(stat -c '%a %u' "$own/volumes/state/state.json")" = "600 65532" ] || fail "the state file is not its own"
 [ "$(find "$own/volumes/state" -name '*.tmp' | wc -l)" = 0 ] || fail "a temporary file is left"
 
+# A secret that is replaced is found.
+write_secrets "$own/volumes/secrets" second another-secret
+has_reloaded() { curl -s http://127.0.0.1:9901/metrics | grep -q '^token_valet_secret_reloads_total{result="success"} 1'; }
+until_true 10 has_reloaded || fail "the new secret is not found: $(tail -3 "$own/restricted.log")"
+
 # A request is under way: it gets its answer, and then the process is gone.
 curl -s http://127.0.0.1:8080/slow >"$own/slow" &
 slow=$!
@@ -36,4 +41,4 @@ code=0
 wait "$runner" || code=$?
 [ "$code" = 0 ] || fail "exit code $code: $(cat "$own/restricted.log")"
 if grep -E '"level":"(ERROR|WARN)"' "$own/restricted.log" | grep -v 'rejects fresh access tokens'; then fail "see the log"; fi
-echo "ran: names by DNS, TLS, HTTP/1.1 and 2, 10 MB up, rejection, refresh, state file, drain; uid 65532, no rights"
+echo "ran: names by DNS, TLS, HTTP/1.1 and 2, 10 MB up, rejection, refresh, new secret, state file, drain; uid 65532, no rights"
