@@ -1,22 +1,41 @@
-//! The port for probes and Prometheus: is the process alive, has it started, can it serve, how does it do.
+//! The port for probes, Prometheus and operators: is the process alive, has it started, can it serve, how
+//! does it do; and what it is to do.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+mod guard;
+
+use std::{
+    rc::Rc,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use bytes::Bytes;
 use http::{
     HeaderValue, Method, Request, Response, StatusCode,
-    header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE},
+    header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER},
 };
 use http_body_util::Full;
+use tokio::sync::Notify;
 
+use self::guard::Purpose;
 use crate::{
     clock::Clock,
-    config::{self, Gate},
+    config::{self, Gate, log_level},
+    listener::Peer,
     metrics::Metrics,
+    telemetry::LogLevel,
     token::{Renewal, TokenCell},
 };
 
-/// Answers probes and scrapes.
+/// What the process can be told to do at the admin port.
+#[derive(Debug)]
+pub struct Orders {
+    /// What is logged from now on.
+    pub log_level: LogLevel,
+    /// Told to drain and end; `None` if that is not permitted.
+    pub quit: Option<Rc<Notify>>,
+}
+
+/// Answers probes and scrapes, and takes orders.
 #[derive(Debug)]
 pub struct Admin {
     startup: Gate,
@@ -25,31 +44,42 @@ pub struct Admin {
     renewal: Renewal,
     clock: Clock,
     metrics: Metrics,
+    orders: Orders,
 }
 
 impl Admin {
-    /// It only reads what the others write.
+    /// It only reads what the others write, and passes orders on.
     #[must_use]
-    pub fn new(config: &config::Admin, tokens: TokenCell, renewal: Renewal, clock: Clock, metrics: Metrics) -> Self {
-        Self { startup: config.startup, readiness: config.readiness, tokens, renewal, clock, metrics }
+    pub fn new(
+        config: &config::Admin,
+        tokens: TokenCell,
+        renewal: Renewal,
+        clock: Clock,
+        metrics: Metrics,
+        orders: Orders,
+    ) -> Self {
+        Self { startup: config.startup, readiness: config.readiness, tokens, renewal, clock, metrics, orders }
     }
 
-    /// Answers one request; the body of it is not read.
+    /// Answers one request of this peer's; the body of it is not read.
     #[must_use]
-    pub fn handle<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
-        let page = match request.uri().path() {
-            "/livez" => probe(Ok("alive")),
-            "/startupz" => probe(self.started()),
-            "/readyz" => probe(self.ready()),
-            "/metrics" => answer(StatusCode::OK, OPEN_METRICS, self.scraped()),
-            _ => return text(StatusCode::NOT_FOUND, "no such page: /livez, /startupz, /readyz, /metrics"),
+    pub fn handle<B>(&self, request: &Request<B>, peer: Peer) -> Response<Full<Bytes>> {
+        let Some(page) = PAGES.iter().find(|page| page.path == request.uri().path()) else {
+            let paths: Vec<&str> = PAGES.iter().map(|page| page.path).collect();
+            return text(StatusCode::NOT_FOUND, &format!("no such page: {}", paths.join(", ")));
         };
-        if request.method() != Method::GET && request.method() != Method::HEAD {
-            let mut refusal = text(StatusCode::METHOD_NOT_ALLOWED, "GET or HEAD only");
-            refusal.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        if !page.methods.iter().any(|method| method == request.method()) {
+            let methods: Vec<&str> = page.methods.iter().map(Method::as_str).collect();
+            let mut refusal = text(StatusCode::METHOD_NOT_ALLOWED, &format!("{} only", methods.join(" or ")));
+            let allow = HeaderValue::try_from(methods.join(", ")).expect("methods are a header's value");
+            refusal.headers_mut().insert(ALLOW, allow);
             return refusal;
         }
-        page
+        if let Err(refusal) = guard::admit(request, peer, page.purpose) {
+            tracing::warn!(%peer, path = page.path, error = %refusal, "a request to the admin port was refused");
+            return text(StatusCode::FORBIDDEN, &refusal.to_string());
+        }
+        (page.answer)(self, request.uri().query())
     }
 
     /// Answers a request on a connection that is one too many.
@@ -74,6 +104,38 @@ impl Admin {
         }
     }
 
+    fn refresh(&self) -> Response<Full<Bytes>> {
+        match self.renewal.ask() {
+            Ok(()) => text(StatusCode::ACCEPTED, "the access token is refreshed as soon as the provider may be asked"),
+            Err(too_often) => {
+                let mut refusal = text(StatusCode::TOO_MANY_REQUESTS, &too_often.to_string());
+                refusal.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("10"));
+                refusal
+            }
+        }
+    }
+
+    fn set_log_level(&self, word: &str) -> Response<Full<Bytes>> {
+        match log_level(word) {
+            Some(level) => {
+                self.orders.log_level.set(level);
+                tracing::info!(level = word, "the log's level was set at the admin port");
+                text(StatusCode::OK, &format!("the log's level is {word} until the next start"))
+            }
+            None => text(StatusCode::BAD_REQUEST, "expected ?off, ?error, ?warn, ?info, ?debug or ?trace"),
+        }
+    }
+
+    fn quit(&self) -> Response<Full<Bytes>> {
+        match &self.orders.quit {
+            Some(quit) => {
+                quit.notify_one();
+                text(StatusCode::OK, "draining")
+            }
+            None => text(StatusCode::FORBIDDEN, "only with `admin.quit = true` in the configuration"),
+        }
+    }
+
     /// All metrics, with those that tell a state as it is now.
     fn scraped(&self) -> String {
         let (gauges, status, now) = (&self.metrics.token, self.renewal.status(), self.clock.now());
@@ -91,6 +153,36 @@ impl Admin {
         self.metrics.render()
     }
 }
+
+/// A page of the admin port.
+struct Page {
+    path: &'static str,
+    methods: &'static [Method],
+    purpose: Purpose,
+    /// By the query.
+    answer: fn(&Admin, Option<&str>) -> Response<Full<Bytes>>,
+}
+
+impl Page {
+    const fn probe(path: &'static str, answer: fn(&Admin, Option<&str>) -> Response<Full<Bytes>>) -> Self {
+        Self { path, methods: &[Method::GET, Method::HEAD], purpose: Purpose::Probe, answer }
+    }
+}
+
+static PAGES: [Page; 7] = [
+    Page::probe("/livez", |_, _| probe(Ok("alive"))),
+    Page::probe("/startupz", |admin, _| probe(admin.started())),
+    Page::probe("/readyz", |admin, _| probe(admin.ready())),
+    Page::probe("/metrics", |admin, _| answer(StatusCode::OK, OPEN_METRICS, admin.scraped())),
+    Page { path: "/refresh", methods: &[Method::POST], purpose: Purpose::Act, answer: |admin, _| admin.refresh() },
+    Page {
+        path: "/log-level",
+        methods: &[Method::PUT],
+        purpose: Purpose::Act,
+        answer: |admin, level| admin.set_log_level(level.unwrap_or_default()),
+    },
+    Page { path: "/quitquitquit", methods: &[Method::POST], purpose: Purpose::Act, answer: |admin, _| admin.quit() },
+];
 
 /// The version of the format that [`Metrics::render`] writes.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

@@ -5,22 +5,25 @@ mod worker;
 
 use std::{io, rc::Rc, time::Duration};
 
+use landlock::RulesetError;
 use rustls::pki_types::InvalidDnsNameError;
-use tokio::{task::spawn_local, time::timeout};
+use tokio::{sync::Notify, task::spawn_local, time::timeout};
 
 use self::{
     certificates::{Expiries, rotate},
     worker::Workers,
 };
 use crate::{
-    admin::Admin,
+    admin::{Admin, Orders},
     clock::Clock,
-    config::Config,
+    config::{Address, Config},
+    confinement::{self, Confinement},
     http_client::Connector,
     listener::{HalfClose, HttpLimits, ListenError, Listener},
     metrics::Metrics,
-    proxy::{Limits, Proxy},
+    proxy::{Limits, Proxy, ProxyMetrics},
     shutdown::{self, Drain, Signals},
+    telemetry::LogLevel,
     tls::{self, Rotation, TlsError},
     token::{Refresher, Store, StoreError, TokenClient},
 };
@@ -51,6 +54,9 @@ pub enum AppError {
     /// A URL of the configuration names a host that no certificate can have.
     #[error("the host of `upstream.url` or `token.url` cannot be a name in a certificate")]
     Host(#[from] InvalidDnsNameError),
+    /// The kernel refuses to confine the process.
+    #[error("the process cannot be confined to its files and ports")]
+    Confine(#[from] RulesetError),
     /// The kernel refuses a thread, or a worker ended on its own.
     #[error("the process cannot go on")]
     Runtime(#[from] io::Error),
@@ -64,12 +70,13 @@ pub enum AppError {
 /// See [`AppError`]. A provider that is down is none.
 pub async fn run(
     config: Config,
+    log_level: LogLevel,
     mut signals: Signals,
     started: impl FnOnce(&Listener, &Listener),
 ) -> Result<(), AppError> {
     let clock = Clock::kernel();
     let metrics = Metrics::default();
-    let token_metrics = metrics.token.clone();
+    let proxy_metrics = ProxyMetrics::new(&metrics);
     let (trigger, drain) = shutdown::channel();
     let (last_call, exchanges_end) = shutdown::channel();
 
@@ -90,11 +97,16 @@ pub async fn run(
     )?;
     let limits = Limits::new(&config);
 
-    let port = Listener::bind(config.listen.address, config.listen.max_connections)?;
-    let admin_port = Listener::bind(config.admin.address, config.admin.max_connections)?;
+    let listen = &config.listen;
+    let port = Listener::bind(&listen.address, listen.unix_mode, listen.max_connections)?;
+    let admin_address = Address::Tcp(config.admin.address);
+    let admin_port = Listener::bind(&admin_address, 0, config.admin.max_connections)?;
+    // Before there are other threads: it counts for this one and for those that it starts.
+    let confinement = if config.process.confine { confinement::confine(&config)? } else { Confinement::None };
     tracing::info!(
         address = %port.address(),
         admin = %admin_port.address(),
+        %confinement,
         version = env!("CARGO_PKG_VERSION"),
         "listening"
     );
@@ -106,18 +118,24 @@ pub async fn run(
         spawn_local(rotate(rotation, plain_tls, connector.clone(), expiries, config.reload.poll));
     }
     let refresher = spawn_local(refresher.run(exchanges_end));
-    let admin = Admin::new(&config.admin, tokens.clone(), renewal.clone(), clock.clone(), metrics);
+    let quit = Rc::new(Notify::new());
+    let orders = Orders { log_level, quit: config.admin.quit.then(|| Rc::clone(&quit)) };
+    let admin = Admin::new(&config.admin, tokens.clone(), renewal.clone(), clock.clone(), metrics, orders);
     spawn_local(serve_admin(admin, admin_port, drain.clone()));
     let (grace, threads, http) = (config.shutdown.grace, config.listen.threads, HttpLimits::new(&config));
     let new_proxy = move || {
         let (connector, limits, clock) = (connector.clone(), limits.clone(), clock.clone());
-        Proxy::new(&config, connector, limits, tokens.clone(), renewal.clone(), clock, &token_metrics)
+        Proxy::new(&config, connector, limits, tokens.clone(), renewal.clone(), clock, &proxy_metrics)
     };
     let mut workers = Workers::start(threads, port, http, &drain, new_proxy)?;
 
     let outcome = tokio::select! {
         signal = signals.next() => {
             tracing::info!(signal, grace_s = grace.as_secs(), "draining");
+            Ok(())
+        }
+        () = quit.notified() => {
+            tracing::info!(grace_s = grace.as_secs(), "draining, as asked at the admin port");
             Ok(())
         }
         error = workers.failed() => Err(error.into()),
@@ -145,7 +163,8 @@ async fn serve_admin(admin: Admin, port: Listener, drain: Drain) {
     let accepted = port.accept(drain.clone(), |accepted| {
         let (admin, is_surplus) = (Rc::clone(&admin), accepted.is_surplus());
         spawn_local(accepted.serve(ADMIN_LIMITS, drain.clone(), move |request| {
-            std::future::ready(if is_surplus { admin.refuse() } else { admin.handle(&request) })
+            let peer = request.body().peer();
+            std::future::ready(if is_surplus { admin.refuse() } else { admin.handle(&request, peer) })
         }));
     });
     if let Err(error) = accepted.await {

@@ -76,7 +76,7 @@ impl CliError {
         match self {
             Self::Config(_) | Self::App(AppError::Tls(_) | AppError::Host(_) | AppError::Store(_)) => 78,
             Self::App(AppError::Listen(_)) => 69,
-            Self::App(AppError::Runtime(_)) | Self::Sandbox(_) | Self::Process(_) => 1,
+            Self::App(AppError::Confine(_) | AppError::Runtime(_)) | Self::Sandbox(_) | Self::Process(_) => 1,
         }
     }
 
@@ -99,6 +99,10 @@ impl CliError {
                     .to_owned(),
             ),
             Self::App(AppError::Store(error)) => error.hint(),
+            Self::App(AppError::Confine(_)) => Some(
+                "set `process.confine = false` (TOKEN_VALET__PROCESS__CONFINE) to run with all files and ports in reach"
+                    .to_owned(),
+            ),
             Self::App(AppError::Tls(_) | AppError::Host(_) | AppError::Runtime(_))
             | Self::Config(_)
             | Self::Sandbox(_)
@@ -127,8 +131,8 @@ pub fn run() -> ExitCode {
 fn run_sidecar(file: &Path) -> Result<(), CliError> {
     on_control_thread(|signals| async move {
         let config = Config::load(file, environment())?;
-        telemetry::init(&config.log);
-        Ok(app::run(config, signals, |_, _| {}).await?)
+        let log_level = telemetry::init(&config.log);
+        Ok(app::run(config, log_level, signals, |_, _| {}).await?)
     })
 }
 
@@ -148,6 +152,7 @@ where
     let done = runtime.block_on(async {
         let signals = Signals::install().map_err(CliError::Process)?;
         process::keep_memory_private().map_err(CliError::Process)?;
+        process::gain_no_privileges().map_err(CliError::Process)?;
         process::allow_open_files().map_err(CliError::Process)?;
         command(signals).await
     });

@@ -4,6 +4,7 @@
 //! `config/token-valet.toml` is the reference of every key. What is read here is already resolved:
 //! addresses are addresses, durations are [`Duration`]s, certificates are parsed.
 
+mod address;
 mod environment;
 mod error;
 mod file;
@@ -11,6 +12,8 @@ mod guard;
 mod identity;
 mod origin;
 mod read;
+mod sandbox;
+mod set_headers;
 mod source;
 mod suggest;
 #[cfg(test)]
@@ -27,18 +30,20 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderValue, StatusCode, uri::PathAndQuery};
+use http::{HeaderName, HeaderValue, StatusCode, uri::PathAndQuery};
 
-pub(crate) use self::guard::host_name;
 use self::source::Source;
 pub use self::{
+    address::Address,
     error::{ConfigError, Fault, Place},
     guard::{AllowRule, AllowedHosts, RequiredHeader, Rest, Segment},
     identity::{ClientIdentity, Identity, IdentityError, IdentityFiles, IdentityText},
     origin::{Origin, Scheme},
+    sandbox::{Sandbox, SandboxFault, TokenFault},
     source::{Entry, Layer},
     trust::{Roots, TlsVersion, Trust},
 };
+pub(crate) use self::{guard::host_name, read::log_level};
 use crate::secret::SecretSource;
 
 /// Connections to a port beyond its `max_connections` that are open at once, just to be refused in words.
@@ -61,6 +66,8 @@ pub struct Config {
     pub log: Log,
     /// How files that may be replaced are read again.
     pub reload: Reload,
+    /// What the process may do.
+    pub process: Process,
     /// The imitation provider of `token-valet sandbox`.
     pub sandbox: Sandbox,
 }
@@ -118,7 +125,11 @@ impl Config {
 #[derive(Clone, Debug)]
 pub struct Listen {
     /// Where the application connects. Loopback, unless `allow_non_loopback` is set.
-    pub address: SocketAddr,
+    pub address: Address,
+    /// The permissions of a Unix socket.
+    pub unix_mode: u32,
+    /// The users whose processes may use a Unix socket; all that its permissions let connect, if empty.
+    pub allow_uids: Vec<u32>,
     /// How many threads serve requests, each with a runtime and a connection pool of its own. 1 to 64.
     pub threads: usize,
     /// How many connections are open at once; more wait in the kernel's queue.
@@ -154,6 +165,8 @@ pub struct Upstream {
     pub http: HttpVersion,
     /// What the API is told of the caller.
     pub forwarded: Forwarded,
+    /// What every request to it has, whatever the caller says; the values may be secrets.
+    pub set_headers: Vec<(HeaderName, HeaderValue)>,
     /// What may be asked of it; all, if there are no rules.
     pub allow: Vec<AllowRule>,
     /// How long a TCP connection and its TLS handshake may take together.
@@ -279,6 +292,8 @@ pub enum BodyFormat {
 pub struct Admin {
     /// Where probes and people connect.
     pub address: SocketAddr,
+    /// Whether `/quitquitquit` ends the process.
+    pub quit: bool,
     /// When `/startupz` says 200.
     pub startup: Gate,
     /// When `/readyz` says 200.
@@ -343,45 +358,9 @@ pub struct Reload {
     pub poll: Duration,
 }
 
-/// `[sandbox]`
+/// `[process]`
 #[derive(Clone, Debug)]
-pub struct Sandbox {
-    /// How long the imitation provider's tokens live.
-    pub token_life: Duration,
-    /// What its token endpoint does wrong, and when.
-    pub faults: Vec<SandboxFault>,
-}
-
-/// One entry of `sandbox.faults`, such as `"down 10s..25s"`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SandboxFault {
-    /// What goes wrong.
-    pub fault: TokenFault,
-    /// When, counted from the sandbox's start.
-    pub during: Range<Duration>,
-}
-
-/// What an imitation token endpoint can do instead of its work.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TokenFault {
-    /// `down`: connections are refused, those to the API too.
-    Down,
-    /// `hang`: takes the request and never answers.
-    Hang,
-    /// `reset`: takes the request and resets the connection.
-    Reset,
-    /// `empty`: 200 without a body.
-    Empty,
-    /// `malformed`: 200 with JSON that is cut off.
-    Malformed,
-    /// `html`: 200 with a web page.
-    Html,
-    /// `500`: `server_error`.
-    ServerError,
-    /// `429`: too many requests, with `Retry-After: 5`.
-    TooManyRequests,
-    /// `302`: a redirect to another host.
-    Redirect,
-    /// `slow`: the right answer after 2 s.
-    Slow,
+pub struct Process {
+    /// Whether it gives up all files and ports but those that it needs.
+    pub confine: bool,
 }

@@ -19,6 +19,7 @@ pub mod certificate;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod confinement;
 pub mod executor;
 #[cfg(fuzzing)]
 pub mod fuzzing;

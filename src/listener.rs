@@ -4,10 +4,12 @@ mod answer;
 mod caller;
 mod places;
 mod request_body;
+mod socket;
 mod stream;
 
-use std::{convert::Infallible, future::poll_fn, io, net::SocketAddr, task::Poll, time::Duration};
+use std::{convert::Infallible, future::poll_fn, io, task::Poll, time::Duration};
 
+use bytes::Bytes;
 use http::{Request, Response, header::EXPECT};
 use http_body::Body;
 use hyper::{body::Incoming, service::service_fn};
@@ -15,21 +17,22 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::conn::auto,
 };
-use tokio::{
-    net::{TcpListener, TcpSocket, TcpStream},
-    time::sleep,
-};
+use tokio::time::sleep;
 
-pub use self::{answer::Answer, places::Places, request_body::RequestBody};
+pub use self::{answer::Answer, places::Places, request_body::RequestBody, socket::Peer};
 use self::{
     caller::Watch,
     places::{Place, Row},
+    socket::{Bound, StdStream, Stream},
     stream::WatchedStream,
 };
-use crate::{config::Config, executor::Local, report::Report, shutdown::Drain};
+use crate::{
+    config::{Address, Config},
+    executor::Local,
+    report::Report,
+    shutdown::Drain,
+};
 
-/// How many connections the kernel completes before they are accepted.
-const BACKLOG: u32 = 1_024;
 /// How long to wait when the process has run out of descriptors or memory: others may be given back by then.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long a connection beyond the limit may take to say what is to be refused.
@@ -57,40 +60,39 @@ const PING_INTERVAL: Duration = Duration::from_secs(20);
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address}")]
 pub struct ListenError {
-    address: SocketAddr,
+    address: Address,
     source: io::Error,
 }
 
 /// An open port, with places for a bounded number of connections.
 #[derive(Debug)]
 pub struct Listener {
-    tcp: std::net::TcpListener,
-    address: SocketAddr,
+    socket: Bound,
+    address: Address,
     places: Places,
 }
 
 impl Listener {
-    /// Opens the port; connections queue up from here on. Must be called within a runtime.
+    /// Opens the port; connections queue up from here on. A Unix socket gets `unix_mode` as its
+    /// permissions. Must be called within a runtime.
     ///
     /// # Errors
     /// When the address is in use or not this machine's.
-    pub fn bind(address: SocketAddr, max_connections: usize) -> Result<Self, ListenError> {
-        let open = || {
-            let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-            // A predecessor's connections may linger; its port is free all the same.
-            socket.set_reuseaddr(true)?;
-            socket.bind(address)?;
-            let tcp = socket.listen(BACKLOG)?.into_std()?;
-            let address = tcp.local_addr()?;
-            Ok(Self { tcp, address, places: Places::new(max_connections) })
+    pub fn bind(address: &Address, unix_mode: u32, max_connections: usize) -> Result<Self, ListenError> {
+        let opened = match address {
+            Address::Tcp(address) => Bound::tcp(*address).map(|(socket, chosen)| (socket, Address::Tcp(chosen))),
+            Address::Unix(path) => Bound::unix(path, unix_mode).map(|socket| (socket, address.clone())),
         };
-        open().map_err(|source| ListenError { address, source })
+        match opened {
+            Ok((socket, address)) => Ok(Self { socket, address, places: Places::new(max_connections) }),
+            Err(source) => Err(ListenError { address: address.clone(), source }),
+        }
     }
 
     /// The address with the port that the kernel chose, where it was left open.
     #[must_use]
-    pub fn address(&self) -> SocketAddr {
-        self.address
+    pub fn address(&self) -> &Address {
+        &self.address
     }
 
     /// The places of its connections: free ones and taken ones.
@@ -107,12 +109,12 @@ impl Listener {
     /// # Errors
     /// When the runtime cannot watch the port. An error of a single connection is no error here.
     pub async fn accept(self, mut drain: Drain, mut take: impl FnMut(Accepted)) -> io::Result<()> {
-        let tcp = TcpListener::from_std(self.tcp)?;
+        let port = self.socket.attach()?;
         loop {
             let accepted = tokio::select! {
                 biased;
                 () = drain.begun() => return Ok(()),
-                accepted = tcp.accept() => accepted,
+                accepted = port.accept() => accepted,
             };
             match accepted {
                 Ok((stream, peer)) => match self.places.take() {
@@ -140,8 +142,8 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 /// A connection that has a place; dropping it closes the one and frees the other.
 #[derive(Debug)]
 pub struct Accepted {
-    stream: TcpStream,
-    peer: SocketAddr,
+    stream: Stream,
+    peer: Peer,
     place: Place,
 }
 
@@ -172,8 +174,8 @@ pub enum HalfClose {
 /// A connection on its way to the runtime of another thread.
 #[derive(Debug)]
 pub struct Detached {
-    stream: std::net::TcpStream,
-    peer: SocketAddr,
+    stream: StdStream,
+    peer: Peer,
     place: Place,
 }
 
@@ -183,7 +185,7 @@ impl Detached {
     /// # Errors
     /// When that cannot watch it.
     pub fn attach(self) -> io::Result<Accepted> {
-        Ok(Accepted { stream: TcpStream::from_std(self.stream)?, peer: self.peer, place: self.place })
+        Ok(Accepted { stream: Stream::from_std(self.stream)?, peer: self.peer, place: self.place })
     }
 }
 
@@ -253,13 +255,13 @@ impl Accepted {
     pub async fn serve<F, B>(self, limits: HttpLimits, mut drain: Drain, handle: impl Fn(Request<RequestBody>) -> F)
     where
         F: Future<Output = Response<B>> + 'static,
-        B: Body + Unpin + 'static,
+        B: Body<Data = Bytes> + Unpin + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let is_surplus = self.is_surplus();
         let limits = if is_surplus { limits.surplus() } else { limits };
         let Self { stream, peer, place } = self;
-        if let Err(error) = stream.set_nodelay(true) {
+        if let Err(error) = stream.set_nodelay() {
             tracing::debug!(%peer, %error, "a connection was gone before it could be served");
             return;
         }

@@ -3,11 +3,22 @@
 //! Counters and histograms are written as things happen. Gauges are set when they are scraped, by
 //! whoever knows the state: see [`crate::admin`]; those of certificates, when these are read.
 
+mod http;
+mod process;
+
 use prometheus_client::{
-    encoding::{EncodeLabelSet, text::encode},
-    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    encoding::{
+        EncodeLabelSet,
+        text::{encode_eof, encode_registry},
+    },
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
     registry::{Registry, Unit},
 };
+
+pub use self::http::{
+    Answerer, Connections, HttpCounts, HttpMetrics, MethodLabel, OpenConnection, Retry, UPSTREAM_ERRORS,
+};
+use self::process::Process;
 
 /// The bounds of what takes from a millisecond to half a minute, in seconds.
 const SECONDS: [f64; 14] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
@@ -16,6 +27,10 @@ const SECONDS: [f64; 14] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    /// Of the process: their names are those of all Prometheus clients.
+    unprefixed: Registry,
+    /// Of requests.
+    pub http: HttpMetrics,
     /// Of the token's life.
     pub token: TokenMetrics,
     /// When certificates of the configuration are no longer valid.
@@ -32,7 +47,7 @@ pub struct Certificate {
 /// How a token request ended.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Refresh {
-    /// Why it was made: `start`, `scheduled`, `retry`, `rejected` or `secret`.
+    /// Why it was made: `start`, `scheduled`, `retry`, `rejected`, `secret` or `asked`.
     pub cause: &'static str,
     /// `success`, `transient`, `configuration` or `grant_gone`.
     pub result: &'static str,
@@ -107,6 +122,11 @@ pub struct TokenMetrics {
 impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::with_prefix("token_valet");
+        let mut unprefixed = Registry::default();
+        unprefixed.register_collector(Box::new(Process::new()));
+        registry.register("build", "What runs", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+        let http = HttpMetrics::default();
+        registry.register_collector(Box::new(http.clone()));
         let token = TokenMetrics::register(&mut registry);
         let certificate_expiry = Family::default();
         registry.register_with_unit(
@@ -115,7 +135,7 @@ impl Default for Metrics {
             Unit::Seconds,
             certificate_expiry.clone(),
         );
-        Self { registry, token, certificate_expiry }
+        Self { registry, unprefixed, http, token, certificate_expiry }
     }
 }
 
@@ -124,7 +144,10 @@ impl Metrics {
     #[must_use]
     pub fn render(&self) -> String {
         let mut text = String::new();
-        encode(&mut text, &self.registry).expect("a string takes everything");
+        let written = encode_registry(&mut text, &self.registry)
+            .and_then(|()| encode_registry(&mut text, &self.unprefixed))
+            .and_then(|()| encode_eof(&mut text));
+        written.expect("a string takes everything");
         text
     }
 }

@@ -1,6 +1,9 @@
 //! What the process asks of the kernel for its own sake.
 
-use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
+use rustix::{
+    process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit},
+    thread::set_no_new_privs,
+};
 
 /// Keeps the process's memory, and so its secrets, out of core files and from other processes of the
 /// same user: `RLIMIT_CORE` 0, and not dumpable (prctl(2), `PR_SET_DUMPABLE`).
@@ -11,6 +14,15 @@ pub fn keep_memory_private() -> std::io::Result<()> {
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     Ok(())
+}
+
+/// Gives up all privileges that starting a program could bring, such as a set-user-ID one: for the calling
+/// thread and those that it starts later (prctl(2), `PR_SET_NO_NEW_PRIVS`).
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn gain_no_privileges() -> std::io::Result<()> {
+    Ok(set_no_new_privs(true)?)
 }
 
 /// How many files, connections among them, the process may have open at most: the hard limit

@@ -9,16 +9,18 @@ mod forwarded;
 mod guard;
 pub(crate) mod headers;
 mod in_flight;
+mod measure;
 mod outbound;
-mod repeats;
 mod replay;
+mod retries;
 pub(crate) mod target;
 mod upgrade;
+mod upload;
 pub(crate) mod verdict;
 
 use std::{cell::Cell, time::Duration};
 
-use http::{Request, Response, StatusCode, Version, request::Parts};
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Version, request::Parts};
 use http_body::Body;
 use prometheus_client::metrics::{counter::Counter, family::Family};
 use tokio::time::{Instant, timeout_at};
@@ -26,14 +28,15 @@ use tokio::time::{Instant, timeout_at};
 use self::{
     access::AccessLog,
     allow::Allow,
-    body::{Upload, UploadWatch},
     expect::Gate,
     guard::Guard,
     in_flight::InFlightLimit,
+    measure::Measure,
     outbound::{Api, Outbound},
-    repeats::Repeats,
     replay::ReplayMemory,
+    retries::Retries,
     upgrade::Upgrade,
+    upload::{Upload, UploadWatch},
     verdict::Verdict,
 };
 pub use self::{body::ResponseBody, error::ProxyError, guard::Forbidden};
@@ -42,7 +45,7 @@ use crate::{
     config::{Config, Forwarded},
     http_client::{Connector, Pool, PooledBody},
     listener::RequestBody,
-    metrics::{Rejection, TokenMetrics},
+    metrics::{Answerer, HttpCounts, HttpMetrics, Metrics, Rejection},
     token::{Bearer, FollowUp, Renewal, Replay, TokenCell},
 };
 
@@ -56,6 +59,7 @@ pub struct Proxy {
     prefix: String,
     api: Api,
     forwarded: Forwarded,
+    set_headers: Vec<(HeaderName, HeaderValue)>,
     response_timeout: Duration,
     idle_body_timeout: Duration,
     tunnel_idle_timeout: Duration,
@@ -67,6 +71,7 @@ pub struct Proxy {
     renewal: Renewal,
     /// The newest token that this thread saw the API take: told to the others once, not with each answer.
     accepted: Cell<u64>,
+    counts: HttpCounts,
     rejections: Family<Rejection, Counter>,
     clock: Clock,
 }
@@ -89,6 +94,21 @@ impl Limits {
     }
 }
 
+/// The metrics that the proxies of all threads write.
+#[derive(Clone, Debug)]
+pub struct ProxyMetrics {
+    http: HttpMetrics,
+    rejections: Family<Rejection, Counter>,
+}
+
+impl ProxyMetrics {
+    /// Of all metrics.
+    #[must_use]
+    pub fn new(metrics: &Metrics) -> Self {
+        Self { http: metrics.http.clone(), rejections: metrics.token.rejections.clone() }
+    }
+}
+
 impl Proxy {
     /// `limits` are shared by the proxies of all threads.
     #[must_use]
@@ -99,16 +119,18 @@ impl Proxy {
         tokens: TokenCell,
         renewal: Renewal,
         clock: Clock,
-        metrics: &TokenMetrics,
+        metrics: &ProxyMetrics,
     ) -> Self {
+        let counts = metrics.http.of_this_thread();
         Self {
-            pool: Pool::new(connector, config.upstream.pool_max_idle),
+            pool: Pool::new(connector, config.upstream.pool_max_idle, counts.connections()),
             pool_idle_timeout: config.upstream.pool_idle_timeout,
             guard: Guard::new(config),
             allow: Allow::new(config),
             prefix: config.upstream.prefix.clone(),
             api: Api::new(&config.upstream.origin),
             forwarded: config.upstream.forwarded,
+            set_headers: config.upstream.set_headers.clone(),
             response_timeout: config.upstream.response_timeout,
             idle_body_timeout: config.upstream.idle_body_timeout,
             tunnel_idle_timeout: config.upstream.tunnel_idle_timeout,
@@ -119,6 +141,7 @@ impl Proxy {
             tokens,
             renewal,
             accepted: Cell::new(0),
+            counts,
             rejections: metrics.rejections.clone(),
             clock,
         }
@@ -134,11 +157,21 @@ impl Proxy {
     /// # Cancel safety
     /// Dropping the future, as happens when the caller goes away, ends the request at the API too.
     pub async fn handle(&self, request: Request<RequestBody>) -> Response<ResponseBody> {
-        let started = self.clock.now();
+        let began = self.clock.now();
         let (mut head, body) = request.into_parts();
-        let outcome = self.forward(&mut head, body, started).await;
-        self.access.log(&head, &outcome, || self.clock.now().saturating_since(started));
-        outcome.unwrap_or_else(|error| error.response())
+        let measure = Measure::begin(&self.counts, &self.clock, &head.method, began);
+        let outcome = self.forward(&mut head, body, began, &measure).await;
+        self.access.log(&head, &outcome, || self.clock.now().saturating_since(began));
+        match outcome {
+            Ok(response) => {
+                measure.answered(response.status(), Answerer::Upstream);
+                response.map(|body| body.measured(measure))
+            }
+            Err(error) => {
+                measure.failed(&error);
+                error.response()
+            }
+        }
     }
 
     /// Answers a request on a connection that is one too many.
@@ -147,6 +180,7 @@ impl Proxy {
         let (head, _) = request.into_parts();
         let error = ProxyError::Crowded;
         let answer = error.response();
+        Measure::begin(&self.counts, &self.clock, &head.method, self.clock.now()).failed(&error);
         self.access.log(&head, &Err(error), || Duration::ZERO);
         answer
     }
@@ -156,16 +190,17 @@ impl Proxy {
         head: &mut Parts,
         body: RequestBody,
         now: Moment,
+        measure: &Measure,
     ) -> Result<Response<ResponseBody>, ProxyError> {
         let in_flight = self.in_flight.enter()?;
         headers::check(head)?;
         let target = target::to_upstream(&head.method, &head.uri, &self.prefix)?;
-        self.guard.admit(head)?;
+        let peer = body.peer();
+        self.guard.admit(head, peer)?;
         self.allow.check(&head.method, head.uri.path())?;
         // Before the body is polled: a caller that waits for `100 Continue` does not send it in vain.
         let bearer = self.bearer(now).await?;
 
-        let peer = body.peer();
         let (upgrade, (upload, watch)) = match Upgrade::take(head, body) {
             Ok(upgrade) => {
                 // There is no body to expect anything for.
@@ -179,8 +214,10 @@ impl Proxy {
             headers::join_cookies(&mut head.headers);
         }
         forwarded::introduce(self.forwarded, head, peer);
+        headers::set(&mut head.headers, &self.set_headers);
         let path = self.access.is_on().then(|| target.clone());
-        let mut outbound = Outbound { api: &self.api, method: &head.method, target, headers: &head.headers, upgrade };
+        let mut outbound =
+            Outbound { api: &self.api, method: &head.method, target, headers: &head.headers, upgrade, measure };
         let (generation, response) = self.send(&outbound, upload, &watch, bearer).await?;
         if upgrade::is_switch(response.status()) {
             let (upgrade, protocol) = outbound.granted(response.headers()).ok_or(ProxyError::Malformed)?;
@@ -198,7 +235,7 @@ impl Proxy {
 
     fn upload(&self, head: &mut Parts, body: RequestBody) -> (Upload, UploadWatch) {
         let waits = expect::take(&mut head.headers, head.version, !body.is_end_stream());
-        Upload::new(body, waits.then(Gate::new), self.idle_body_timeout, &self.replay_memory)
+        Upload::new(body, waits.then(Gate::new), self.idle_body_timeout, &self.replay_memory, &self.counts)
     }
 
     /// Sends a request, stamped with the token as late as possible, and again where that is safe.
@@ -219,14 +256,15 @@ impl Proxy {
             // Connecting took its time, in which the token may have expired.
             bearer = self.bearer(self.clock.now()).await?;
         }
-        let mut repeats = Repeats::default();
+        let mut retries = Retries::new(&self.counts);
         loop {
             let Bearer { authorization, generation } = bearer;
             let is_new = connection.is_new();
             let request = outbound.request(body, connection.protocol(), authorization);
+            outbound.measure.sent();
             match self.head_of(connection.send(request), watch).await? {
                 Ok(response) => return Ok((generation, self.receive(response, watch)?)),
-                Err(failure) => body = repeats.after(failure, is_new, outbound.method, watch)?,
+                Err(failure) => body = retries.after(failure, is_new, outbound.method, watch)?,
             }
             // Not an idle one again: the API may have closed them all.
             connection = self.pool.connect(outbound.need()).await?;

@@ -21,8 +21,8 @@ pub enum Interrupted {
     Reset,
 }
 
-/// hyper's body, but for one thing: hyper takes a stream that is reset with `CANCEL` or `NO_ERROR` for
-/// one that has ended, and what was cut off would go on as if it were whole.
+/// hyper's body, but for one thing: hyper takes a stream that is reset with `NO_ERROR` for one that
+/// has ended, and what was cut off would go on as if it were whole.
 #[derive(Debug)]
 pub struct Received {
     incoming: Incoming,
@@ -34,6 +34,12 @@ impl Received {
     #[must_use]
     pub fn new(incoming: Incoming, version: Version) -> Self {
         Self { incoming, version }
+    }
+
+    /// Of the message.
+    #[must_use]
+    pub fn version(&self) -> Version {
+        self.version
     }
 }
 

@@ -3,6 +3,9 @@
 use std::{error::Error, fmt};
 
 /// Displays an error followed by each of its causes, separated by colons, for log fields and the terminal.
+///
+/// Of what an HTTP/2 peer says as it ends a connection only the code is told: its text may be anything,
+/// and long.
 #[derive(Clone, Copy, Debug)]
 pub struct Report<'a>(pub &'a dyn Error);
 
@@ -13,7 +16,10 @@ impl fmt::Display for Report<'_> {
         let mut cause = self.0.source();
         while let Some(error) = cause {
             // Wrappers that say nothing of their own repeat what they wrap.
-            let text = error.to_string();
+            let text = match error.downcast_ref().and_then(h2::Error::reason) {
+                Some(reason) => format!("HTTP/2 {reason:?}"),
+                None => error.to_string(),
+            };
             if text != told {
                 write!(f, ": {text}")?;
             }

@@ -29,7 +29,7 @@ pub use self::{
     error::{Class, FetchError},
     refresher::{Refresher, State, Status},
     rejection::FollowUp,
-    renewal::{Renewal, Replay, Unavailable},
+    renewal::{Renewal, Replay, TooOften, Unavailable},
     store::{CodeRecord, CodeState, Fingerprint, Locked, MAX_STATE_BYTES, Record, Store, StoreError, WriteStep},
 };
 use crate::clock::Moment;

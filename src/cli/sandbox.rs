@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use super::{CliError, environment, on_control_thread};
 use crate::{
     app,
-    config::Config,
+    config::{Address, Config},
     listener::Listener,
     sandbox::{Provider, Settings},
     telemetry,
@@ -24,7 +24,7 @@ pub(super) fn run(file: Option<&Path>) -> Result<(), CliError> {
         let template = Template::new(file)?;
         // The provider needs to know some of the configuration, and the configuration where the provider is.
         let drawn = template.fill_in(None)?;
-        telemetry::init(&drawn.log);
+        let log_level = telemetry::init(&drawn.log);
         let settings = Settings {
             client_id: drawn.token.client_id,
             scope: drawn.token.scope.unwrap_or_default(),
@@ -34,7 +34,7 @@ pub(super) fn run(file: Option<&Path>) -> Result<(), CliError> {
         };
         let provider = Provider::start(settings).map_err(CliError::Sandbox)?;
         let config = template.fill_in(Some(&provider))?;
-        app::run(config, signals, |port, admin| welcome(port, admin, &provider)).await?;
+        app::run(config, log_level, signals, |port, admin| welcome(port, admin, &provider)).await?;
         Ok(())
     })
 }
@@ -70,7 +70,9 @@ impl Template {
     }
 
     fn supplied(&self, provider: Option<&Provider>) -> io::Result<Vec<(&'static str, String)>> {
-        let mut supplied = vec![("TOKEN__CLIENT_SECRET", self.settings.client_secret.clone())];
+        // The provider, in this same process, closes and opens its ports as it plays outages.
+        let mut supplied = vec![("PROCESS__CONFINE", "false".to_owned())];
+        supplied.push(("TOKEN__CLIENT_SECRET", self.settings.client_secret.clone()));
         match provider {
             Some(provider) => {
                 let ca = self.file("ca.pem", provider.ca_pem())?;
@@ -113,11 +115,15 @@ impl Template {
 }
 
 fn welcome(port: &Listener, admin: &Listener, provider: &Provider) {
-    let (port, admin, provider) = (port.address(), admin.address(), provider.address());
+    let curl = match port.address() {
+        Address::Tcp(address) => format!("curl http://{address}/api/fdx/5/accounts"),
+        Address::Unix(path) => format!("curl --unix-socket {} http://localhost/api/fdx/5/accounts", path.display()),
+    };
+    let (admin, provider) = (admin.address(), provider.address());
     println!(
         "The sidecar runs before an imitation of the provider ({provider}) with made-up accounts. In another terminal:\n\
          \n  \
-           curl http://{port}/api/fdx/5/accounts\n\
+           {curl}\n\
          \n\
          Whether it is ready: http://{admin}/readyz. To end it: Ctrl-C.\n"
     );

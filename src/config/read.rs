@@ -2,19 +2,25 @@
 //!
 //! To add a key: a line here, a paragraph in `config/token-valet.toml`.
 
-use std::path::{Path, PathBuf};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use tracing::level_filters::LevelFilter;
 
 use super::{
-    AccessLog, Admin, AllowedHosts, BodyFormat, ClientAuth, Config, ConfigError, Entry, Forwarded, Gate, Grant,
-    HttpVersion, Identity, IdentityFiles, Listen, Log, LogFormat, Reload, Roots, SURPLUS_CONNECTIONS, Sandbox, Scheme,
-    Shutdown, TlsVersion, Token, Trust, Upstream, guard, identity,
+    AccessLog, Address, Admin, AllowedHosts, BodyFormat, ClientAuth, Config, ConfigError, Entry, Forwarded, Gate,
+    Grant, HttpVersion, Identity, IdentityFiles, Listen, Log, LogFormat, Process, Reload, Roots, SURPLUS_CONNECTIONS,
+    Sandbox, Scheme, Shutdown, TlsVersion, Token, Trust, Upstream,
+    address::{address, mode},
+    guard, identity, sandbox,
+    set_headers::set_headers,
     source::Source,
     url::{Url, base_url, url},
     values::{
-        Mismatch, Raw, boolean, certificates, duration, integer, list, path, rejection_status, sandbox_fault,
-        secret_file, size, socket_address, span, text, word,
+        Mismatch, Raw, boolean, certificates, duration, integer, list, path, rejection_status, secret_file, size,
+        socket_address, span, text, uid, word,
     },
 };
 use crate::{clock::Clock, process, report::Report, secret::SecretSource};
@@ -25,6 +31,14 @@ const HTTP_VERSIONS: &[(&str, HttpVersion)] =
     &[("1.1", HttpVersion::Http1), ("2", HttpVersion::Http2), ("auto", HttpVersion::Auto)];
 const FORWARDED: &[(&str, Forwarded)] =
     &[("off", Forwarded::Off), ("x-forwarded", Forwarded::XForwarded), ("forwarded", Forwarded::Forwarded)];
+const LEVELS: &[(&str, LevelFilter)] = &[
+    ("off", LevelFilter::OFF),
+    ("error", LevelFilter::ERROR),
+    ("warn", LevelFilter::WARN),
+    ("info", LevelFilter::INFO),
+    ("debug", LevelFilter::DEBUG),
+    ("trace", LevelFilter::TRACE),
+];
 const GATES: &[(&str, Gate)] = &[("token", Gate::Token), ("serving", Gate::Serving)];
 
 /// Reads every key, in the order of the reference.
@@ -38,9 +52,10 @@ pub(super) fn read(mut source: Source) -> Result<(Config, Vec<Entry>), ConfigErr
         shutdown: Shutdown { grace: s.value("shutdown.grace", "25s", duration("0s", "1h")) },
         log: log(s),
         reload: Reload { poll: s.value("reload.poll", "10s", duration("100ms", "1h")) },
+        process: Process { confine: s.value("process.confine", "true", boolean) },
         sandbox: Sandbox {
             token_life: s.value("sandbox.token_life", "299s", duration("1s", "24h")),
-            faults: s.value("sandbox.faults", "", list(sandbox_fault)),
+            faults: s.value("sandbox.faults", "", list(sandbox::fault)),
         },
     };
     refuse_shared_address(s, &config);
@@ -51,7 +66,9 @@ pub(super) fn read(mut source: Source) -> Result<(Config, Vec<Entry>), ConfigErr
 
 fn listen(s: &mut Source) -> Listen {
     let listen = Listen {
-        address: s.value("listen.address", "127.0.0.1:8080", socket_address),
+        address: s.value("listen.address", "127.0.0.1:8080", address),
+        unix_mode: s.value("listen.unix_mode", "0660", mode),
+        allow_uids: s.value("listen.allow_uids", "", list(uid)),
         threads: s.value("listen.threads", "1", integer(1..=64)),
         max_connections: s.value("listen.max_connections", "1024", integer(1..=65_536)),
         idle_timeout: s.value("listen.idle_timeout", "75s", duration("100ms", "1h")),
@@ -63,7 +80,8 @@ fn listen(s: &mut Source) -> Listen {
         require_header: s.optional("listen.require_header", guard::required_header),
     };
     let allow_non_loopback = s.value("listen.allow_non_loopback", "false", boolean);
-    if !listen.address.ip().to_canonical().is_loopback() && !allow_non_loopback {
+    let is_exposed = |address: &SocketAddr| !address.ip().to_canonical().is_loopback();
+    if matches!(&listen.address, Address::Tcp(address) if is_exposed(address)) && !allow_non_loopback {
         let hint = "whoever reaches this port uses your token: listen on 127.0.0.1, or set \
                     `listen.allow_non_loopback = true`";
         s.refuse("listen.address", Mismatch::expected("a loopback address").hint(hint));
@@ -71,6 +89,10 @@ fn listen(s: &mut Source) -> Listen {
     if allow_non_loopback && !s.is_set("listen.allowed_hosts") {
         let expected = "the names by which other machines call it";
         s.missing_list("listen.allowed_hosts", expected, &["valet.example", "localhost"]);
+    }
+    if matches!(listen.address, Address::Tcp(_)) && !listen.allow_uids.is_empty() {
+        let hint = "set `listen.address` to a Unix socket, such as \"unix:/run/token-valet/api.sock\"";
+        s.refuse("listen.allow_uids", Mismatch::statement("cannot be checked for a TCP port").hint(hint));
     }
     listen
 }
@@ -105,6 +127,7 @@ fn upstream(s: &mut Source) -> Upstream {
         },
         http: s.value("upstream.http", "1.1", word(HTTP_VERSIONS)),
         forwarded: s.value("upstream.forwarded", "off", word(FORWARDED)),
+        set_headers: s.optional("upstream.set_headers", set_headers).unwrap_or_default(),
         allow: s.value("upstream.allow", "", list(guard::allow_rule)),
         connect_timeout: s.value("upstream.connect_timeout", "3s", duration("100ms", "60s")),
         response_timeout: s.value("upstream.response_timeout", "60s", duration("100ms", "1h")),
@@ -293,6 +316,7 @@ fn client_secret(s: &mut Source) -> SecretSource {
 fn admin(s: &mut Source) -> Admin {
     Admin {
         address: s.value("admin.address", "127.0.0.1:9901", socket_address),
+        quit: s.value("admin.quit", "false", boolean),
         startup: s.value("admin.startup", "token", word(GATES)),
         readiness: s.value("admin.readiness", "token", word(GATES)),
         max_connections: s.value("admin.max_connections", "64", integer(1..=65_536)),
@@ -300,14 +324,6 @@ fn admin(s: &mut Source) -> Admin {
 }
 
 fn log(s: &mut Source) -> Log {
-    const LEVELS: &[(&str, LevelFilter)] = &[
-        ("off", LevelFilter::OFF),
-        ("error", LevelFilter::ERROR),
-        ("warn", LevelFilter::WARN),
-        ("info", LevelFilter::INFO),
-        ("debug", LevelFilter::DEBUG),
-        ("trace", LevelFilter::TRACE),
-    ];
     const FORMATS: &[(&str, LogFormat)] =
         &[("auto", LogFormat::Auto), ("text", LogFormat::Text), ("json", LogFormat::Json)];
     const ACCESS: &[(&str, AccessLog)] =
@@ -319,9 +335,15 @@ fn log(s: &mut Source) -> Log {
     }
 }
 
+/// What a word of `log.level` means.
+pub(crate) fn log_level(word: &str) -> Option<LevelFilter> {
+    LEVELS.iter().find(|(name, _)| *name == word).map(|(_, level)| *level)
+}
+
 /// Two listeners cannot have one port; an unspecified address takes the port of all.
 fn refuse_shared_address(s: &mut Source, config: &Config) {
-    let (listen, admin) = (config.listen.address, config.admin.address);
+    let Address::Tcp(listen) = config.listen.address else { return };
+    let admin = config.admin.address;
     let overlap = listen.ip() == admin.ip() || listen.ip().is_unspecified() || admin.ip().is_unspecified();
     if overlap && listen.port() == admin.port() && listen.port() != 0 {
         s.refuse("admin.address", Mismatch::expected("another port than that of `listen.address`"));

@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeMap, fmt::Write, fs, path::Path, time::Duration};
 
-use super::{AllowedHosts, Config, ConfigError, Entry, Grant, Layer, Scheme, TokenFault, read::read, source::Source};
+use super::{
+    Address, AllowedHosts, Config, ConfigError, Entry, Grant, Layer, Scheme, TokenFault, read::read, source::Source,
+};
 use crate::secret::SecretSource;
 
 const REFERENCE: &str = include_str!("../../config/token-valet.toml");
@@ -379,14 +381,52 @@ fn listening_beyond_this_machine_must_be_allowed() {
 fn an_address_that_is_none_is_refused_with_one_that_is() {
     for (value, hint) in [
         ("\"localhost:80\"", "write \"127.0.0.1:80\""),
-        ("\"unix:/run/valet\"", "this version listens on TCP only, e.g. \"127.0.0.1:8080\""),
-        ("\"systemd:valet\"", "this version listens on TCP only, e.g. \"127.0.0.1:8080\""),
         ("\"127.0.0.1\"", "write it as \"127.0.0.1:8080\" or \"[::1]:8080\""),
     ] {
         let message = message_for("listen.address", value);
         assert!(message.contains("expected an IP address and a port"), "{message}");
         assert!(message.ends_with(&format!("hint: {hint}")), "{message}");
     }
+}
+
+#[test]
+fn users_are_checked_at_a_unix_socket_or_refused_as_a_key() {
+    let socket = "listen.address = \"unix:/run/valet.sock\"\nlisten.unix_mode = \"0600\"\nlisten.allow_uids = [1000]";
+    let listen = good(socket, &[]).listen;
+    assert_eq!(listen.address, Address::Unix("/run/valet.sock".into()));
+    assert_eq!((listen.unix_mode, listen.allow_uids), (0o600, vec![1_000]));
+    let refused = message("listen.allow_uids = [1000]", &[]);
+    assert!(refused.contains("cannot be checked for a TCP port"), "{refused}");
+    let message = message_for("listen.address", "\"unix:valet.sock\"");
+    assert!(message.contains("expected an IP address and a port, or `unix:` and an absolute path"), "{message}");
+}
+
+#[test]
+fn fields_for_the_api_are_refused_by_name_and_never_shown() {
+    let text = "upstream.set_headers = { \"X-Api-Version\" = \"5\", X-Key = \"s3cret\" }";
+    let fields = good(text, &[]).upstream.set_headers;
+    let mut shown: Vec<_> = fields.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+    shown.sort_unstable();
+    assert_eq!(shown, [("x-api-version", &b"5"[..]), ("x-key", b"s3cret")]);
+    assert!(!format!("{fields:?}").contains("s3cret"));
+
+    for (table, problem) in [
+        ("{ \"X Y\" = \"s3cret\" }", "has the entry \"X Y\", which is no field's name"),
+        ("{ \"X-A\" = \"s3cret\\r\\nX-B: 1\" }", "has the entry \"X-A\", whose value is not visible ASCII, or empty"),
+        ("{ \"X-A\" = \" s3cret\" }", "whose value is not visible ASCII, or empty"),
+        ("{ \"X-A\" = \"\" }", "whose value is not visible ASCII, or empty"),
+        ("{ \"X-A\" = 5 }", "whose value is not text"),
+        ("{ Authorization = \"s3cret\" }", "which the sidecar sets itself"),
+        ("{ Transfer-Encoding = \"chunked\" }", "which the sidecar sets itself"),
+        ("\"X-A: s3cret\"", "is not a table of header fields"),
+    ] {
+        let message = message_for("upstream.set_headers", table);
+        assert!(message.contains(problem), "{table}: {message}");
+        assert!(!message.contains("s3cret"), "{message}");
+    }
+    let variable = ("TOKEN_VALET__UPSTREAM__SET_HEADERS", "X-A: s3cret");
+    let message = message("", &[variable]);
+    assert!(message.contains("cannot be given by the environment") && !message.contains("s3cret"), "{message}");
 }
 
 #[test]

@@ -19,7 +19,7 @@ use rustls::{
     },
 };
 
-use super::{SandboxFault, TokenFault, suggest};
+use super::suggest;
 use crate::secret::SecretSource;
 
 /// A value, or why it cannot be that.
@@ -42,6 +42,8 @@ impl Raw<'_> {
                 let values: Vec<String> = values.iter().map(|v| Raw::Typed(&v.kind).spelt()).collect();
                 values.join(",")
             }
+            // By its names: the values may be secrets.
+            Self::Typed(ValueKind::Table(table)) => table.keys().map(String::as_str).collect::<Vec<_>>().join(","),
             Self::Typed(kind) => kind.to_string(),
         }
     }
@@ -131,6 +133,12 @@ pub(super) fn integer(bounds: RangeInclusive<usize>) -> impl Fn(&Raw<'_>) -> Par
     }
 }
 
+/// A user's id.
+pub(super) fn uid(raw: &Raw<'_>) -> Parsed<u32> {
+    // The last one means nobody to the kernel.
+    integer(0..=4_294_967_294)(raw).and_then(|uid| u32::try_from(uid).map_err(|_| Mismatch::expected("a user's id")))
+}
+
 /// A number within `bounds`; never one that is not a number.
 pub(super) fn number(bounds: RangeInclusive<f64>) -> impl Fn(&Raw<'_>) -> Parsed<f64> {
     move |raw| {
@@ -191,7 +199,7 @@ pub(super) fn word<T: Copy>(words: &'static [(&'static str, T)]) -> impl Fn(&Raw
     }
 }
 
-fn choose<T: Copy>(text: &str, words: &[(&str, T)]) -> Parsed<T> {
+pub(super) fn choose<T: Copy>(text: &str, words: &[(&str, T)]) -> Parsed<T> {
     let chosen = words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
     chosen.ok_or_else(|| Mismatch {
         hint: suggest::word(text, words.iter().map(|(word, _)| *word)),
@@ -245,7 +253,6 @@ pub(super) fn socket_address(raw: &Raw<'_>) -> Parsed<SocketAddr> {
         match text.split_once(':') {
             Some(("localhost", port)) => mismatch.hint(format!("write \"127.0.0.1:{port}\"")),
             Some(("", port)) => mismatch.hint(format!("write \"0.0.0.0:{port}\" for every address")),
-            Some(("unix" | "systemd", _)) => mismatch.hint("this version listens on TCP only, e.g. \"127.0.0.1:8080\""),
             _ => mismatch.hint("write it as \"127.0.0.1:8080\" or \"[::1]:8080\""),
         }
     })
@@ -285,33 +292,6 @@ pub(super) fn rejection_status(raw: &Raw<'_>) -> Parsed<StatusCode> {
     let number = integer(400..=403)(raw).map_err(|_| expected())?;
     let status = u16::try_from(number).ok().and_then(|number| StatusCode::from_u16(number).ok());
     status.filter(|status| *status != StatusCode::PAYMENT_REQUIRED).ok_or_else(expected)
-}
-
-/// A fault and its time, such as `"down 10s..25s"`.
-pub(super) fn sandbox_fault(raw: &Raw<'_>) -> Parsed<SandboxFault> {
-    const FAULTS: &[(&str, TokenFault)] = &[
-        ("down", TokenFault::Down),
-        ("hang", TokenFault::Hang),
-        ("reset", TokenFault::Reset),
-        ("empty", TokenFault::Empty),
-        ("malformed", TokenFault::Malformed),
-        ("html", TokenFault::Html),
-        ("500", TokenFault::ServerError),
-        ("429", TokenFault::TooManyRequests),
-        ("302", TokenFault::Redirect),
-        ("slow", TokenFault::Slow),
-    ];
-    let expected = "a fault and its time, such as \"down 10s..25s\"";
-    let mismatch = || Mismatch::expected(expected);
-    let (fault, during) = string(raw, expected)?.split_once(' ').ok_or_else(mismatch)?;
-    let fault = choose(fault, FAULTS)?;
-    let (start, end) = during.split_once("..").ok_or_else(mismatch)?;
-    let moment = |text| duration("0s", "24h")(&Raw::Text(text)).map_err(|_| mismatch());
-    let during = moment(start)?..moment(end)?;
-    if during.is_empty() {
-        return Err(mismatch().hint("the end must come after the start"));
-    }
-    Ok(SandboxFault { fault, during })
 }
 
 pub(super) fn path(raw: &Raw<'_>) -> Parsed<PathBuf> {

@@ -14,6 +14,8 @@ use std::{
 
 use http_body::{Body, Frame, SizeHint};
 
+use super::pool::Multiplexed;
+
 /// The origin has answered, and takes no more of the request.
 #[derive(Debug, thiserror::Error)]
 #[error("the rest of the request was not taken")]
@@ -25,42 +27,71 @@ pub(super) enum Carried<B> {
     /// Over HTTP/1.1, where bytes that are not taken are noticed by the connection.
     Plain(B),
     /// Over HTTP/2.
-    Stream(Rc<Upload<B>>),
+    Stream(Rc<StreamBody<B>>),
 }
 
 /// One that may outlast its answer.
 #[derive(Debug)]
-pub(super) struct Upload<B> {
+pub(super) struct StreamBody<B> {
     /// `None` once it was taken away.
     body: RefCell<Option<B>>,
     /// How often something was asked of it.
     polls: Cell<u64>,
     /// It had nothing to give: how long that may last is its own affair.
     is_pending: Cell<bool>,
-    _place: Rc<Place>,
+    slot: Rc<Slot>,
 }
 
-/// Counts a stream until both of its bodies have ended.
+/// The streams of a connection.
+#[derive(Debug, Default)]
+pub(super) struct Streams {
+    open: Cell<usize>,
+    /// Of them, those that are there for nothing but an upload that was taken away.
+    abandoned: Cell<usize>,
+}
+
+impl Streams {
+    pub(super) fn open(&self) -> usize {
+        self.open.get()
+    }
+
+    /// Returns true if no request is under way on any.
+    pub(super) fn are_all_abandoned(&self) -> bool {
+        self.open.get() == self.abandoned.get()
+    }
+}
+
+/// Counts a stream until both of its bodies have ended, and hyper has let go of them.
 #[derive(Debug)]
-pub(super) struct Place(Rc<Cell<usize>>);
+pub(super) struct Slot {
+    streams: Rc<Streams>,
+    is_abandoned: Cell<bool>,
+}
 
-impl Place {
-    pub(super) fn new(streams: &Rc<Cell<usize>>) -> Self {
-        streams.set(streams.get() + 1);
-        Self(Rc::clone(streams))
+impl Slot {
+    pub(super) fn new(streams: &Rc<Streams>) -> Self {
+        streams.open.set(streams.open.get() + 1);
+        Self { streams: Rc::clone(streams), is_abandoned: Cell::new(false) }
+    }
+
+    fn abandon(&self) {
+        self.is_abandoned.set(true);
+        self.streams.abandoned.set(self.streams.abandoned.get() + 1);
     }
 }
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
+        let Streams { open, abandoned } = &*self.streams;
+        open.set(open.get() - 1);
+        abandoned.set(abandoned.get() - usize::from(self.is_abandoned.get()));
     }
 }
 
-impl<B> Upload<B> {
-    pub(super) fn new(body: B, place: &Rc<Place>) -> Rc<Self> {
+impl<B> StreamBody<B> {
+    pub(super) fn new(body: B, slot: &Rc<Slot>) -> Rc<Self> {
         let (body, polls, is_pending) = (RefCell::new(Some(body)), Cell::new(0), Cell::new(false));
-        Rc::new(Self { body, polls, is_pending, _place: Rc::clone(place) })
+        Rc::new(Self { body, polls, is_pending, slot: Rc::clone(slot) })
     }
 }
 
@@ -114,36 +145,52 @@ where
 
 /// Uploads that have outlasted their answers.
 #[derive(Debug)]
-pub(super) struct Outlasting<B>(RefCell<Vec<(Weak<Upload<B>>, u64)>>);
+pub(super) struct Outlasting<B> {
+    uploads: RefCell<Vec<Outlasted<B>>>,
+    /// Connections with uploads that were taken away, which hyper does not let go of. They end with their other requests.
+    ending: RefCell<Vec<Rc<Multiplexed<B>>>>,
+}
+
+#[derive(Debug)]
+struct Outlasted<B> {
+    upload: Weak<StreamBody<B>>,
+    polls: u64,
+    connection: Rc<Multiplexed<B>>,
+}
 
 impl<B> Default for Outlasting<B> {
     fn default() -> Self {
-        Self(RefCell::default())
+        Self { uploads: RefCell::default(), ending: RefCell::default() }
     }
 }
 
 impl<B> Outlasting<B> {
     /// The answer to this one is over.
-    pub(super) fn answered(&self, upload: &Rc<Upload<B>>) {
+    pub(super) fn answered(&self, upload: &Rc<StreamBody<B>>, connection: &Rc<Multiplexed<B>>) {
         // Whoever sends it has it too, until it has ended.
         if Rc::strong_count(upload) > 1 {
-            self.0.borrow_mut().push((Rc::downgrade(upload), upload.polls.get()));
+            let (upload, polls, connection) = (Rc::downgrade(upload), upload.polls.get(), Rc::clone(connection));
+            self.uploads.borrow_mut().push(Outlasted { upload, polls, connection });
         }
     }
 
     /// Takes away those of which nothing was asked since the last sweep, or since their answers.
     pub(super) fn sweep(&self) {
         let mut standing = Vec::new();
-        self.0.borrow_mut().retain_mut(|(upload, seen)| {
+        self.uploads.borrow_mut().retain_mut(|Outlasted { upload, polls, connection }| {
             let Some(upload) = upload.upgrade() else { return false };
-            let polls = upload.polls.get();
-            if std::mem::replace(seen, polls) == polls && !upload.is_pending.get() {
+            let now = upload.polls.get();
+            if std::mem::replace(polls, now) == now && !upload.is_pending.get() {
                 standing.push(upload.body.take());
+                upload.slot.abandon();
+                connection.retired.set(true);
+                self.ending.borrow_mut().push(Rc::clone(connection));
                 return false;
             }
             true
         });
-        // Outside of the list, as it may lead to another answer's end.
+        self.ending.borrow_mut().retain(|connection| !connection.end_if_abandoned());
+        // Outside of the lists, as it may lead to another answer's end.
         drop(standing);
     }
 }

@@ -10,13 +10,13 @@ use std::{
 
 use bytes::Bytes;
 use h2::Reason;
-use http::{Request, Response};
+use http::{Request, Response, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::client::conn::http1;
 
 use super::{
     Protocol,
-    carried::{Carried, Place, Upload},
+    carried::{Carried, Slot, StreamBody},
     pool::{Multiplexed, Shelf},
 };
 use crate::{
@@ -28,7 +28,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Connection<B> {
     pub(super) carrier: Carrier<B>,
-    pub(super) origin: Origin,
+    pub(super) provenance: Provenance,
     /// See [`Link`](super::Link).
     pub(super) generation: u64,
     pub(super) home: Rc<Shelf<B>>,
@@ -42,7 +42,7 @@ pub(super) enum Carrier<B> {
 
 /// Where a connection comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Origin {
+pub(super) enum Provenance {
     /// Made for this request.
     New,
     /// Made for another one, while this one waited.
@@ -55,21 +55,21 @@ pub(super) enum Origin {
 #[derive(Debug)]
 pub(super) struct Ticket<B> {
     connection: Rc<Multiplexed<B>>,
-    place: Rc<Place>,
-    upload: Option<Rc<Upload<B>>>,
+    slot: Rc<Slot>,
+    upload: Option<Rc<StreamBody<B>>>,
 }
 
 impl<B> Ticket<B> {
     pub(super) fn of(connection: &Rc<Multiplexed<B>>) -> Self {
         connection.was_used.set(true);
-        Self { connection: Rc::clone(connection), place: Rc::new(Place::new(&connection.streams)), upload: None }
+        Self { connection: Rc::clone(connection), slot: Rc::new(Slot::new(&connection.streams)), upload: None }
     }
 }
 
 impl<B> Drop for Ticket<B> {
     fn drop(&mut self) {
         if let Some(upload) = &self.upload {
-            self.connection.outlasting.answered(upload);
+            self.connection.outlasting.answered(upload, &self.connection);
         }
     }
 }
@@ -81,7 +81,7 @@ where
     /// Returns true if the request had to wait for it to be made.
     #[must_use]
     pub fn is_new(&self) -> bool {
-        self.origin != Origin::Pool
+        self.provenance != Provenance::Pool
     }
 
     /// What is spoken on it.
@@ -104,9 +104,9 @@ where
     pub async fn send(mut self, request: Request<B>) -> Result<Response<PooledBody<B>>, SendError<B>> {
         let sent = match &mut self.carrier {
             Carrier::Http1(sender) => sender.try_send_request(request.map(Carried::Plain)).await,
-            Carrier::Http2(Ticket { connection, place, upload }) => {
+            Carrier::Http2(Ticket { connection, slot, upload }) => {
                 let mut sender = connection.sender.clone();
-                let request = request.map(|body| Upload::new(body, place));
+                let request = request.map(|body| StreamBody::new(body, slot));
                 *upload = Some(Rc::clone(request.body()));
                 sender.try_send_request(request.map(Carried::Stream)).await
             }
@@ -119,7 +119,7 @@ where
             }
             Err(failure) => failure,
         };
-        let unsent = failure.take_message().filter(|_| self.origin != Origin::New);
+        let unsent = failure.take_message().filter(|_| self.provenance != Provenance::New);
         match (unsent.and_then(|request| request.into_body().into_body()), &self.carrier) {
             (Some(body), _) => {
                 self.retire();
@@ -141,13 +141,13 @@ where
     fn http2_error(&self, error: hyper::Error) -> SendError<B> {
         let cause = cause::<h2::Error>(&error);
         let is_remote = cause.is_some_and(h2::Error::is_remote);
-        let is_farewell = is_remote && cause.is_some_and(h2::Error::is_go_away);
+        let is_goodbye = is_remote && cause.is_some_and(h2::Error::is_go_away);
         let is_refused = is_remote && cause.and_then(h2::Error::reason) == Some(Reason::REFUSED_STREAM);
         if cause.is_none_or(|cause| !cause.is_reset()) {
             self.retire();
         }
-        match (is_farewell, is_refused) {
-            (true, _) => SendError::Farewell(error),
+        match (is_goodbye, is_refused) {
+            (true, _) => SendError::GoAway(error),
             (false, true) => SendError::Refused(error),
             (false, false) => broken_off(error),
         }
@@ -160,7 +160,7 @@ pub enum SendError<B> {
     /// The origin had closed the connection before; nothing was sent of the request with this body.
     Unsent(Box<B>, hyper::Error),
     /// The origin says goodbye, and that it has not processed the request (HTTP/2).
-    Farewell(hyper::Error),
+    GoAway(hyper::Error),
     /// The origin says that it has not processed the request (HTTP/2).
     Refused(hyper::Error),
     /// The origin closed the connection before it had answered.
@@ -230,7 +230,9 @@ impl<B> PooledBody<B> {
     }
 
     fn give_back(&mut self) {
-        if let Some(connection) = self.connection.take() {
+        // After an answer by HTTP/1.0 hyper would send requests by it too, those without a length without their bodies.
+        let connection = self.connection.take().filter(|_| self.received.version() > Version::HTTP_10);
+        if let Some(connection) = connection {
             connection.home.put(connection.carrier, connection.generation);
         }
     }

@@ -21,11 +21,11 @@ use tokio::{sync::Semaphore, task::spawn_local};
 
 use super::{
     ConnectError, Connector, Link, Need, Protocol, Stream,
-    carried::{Carried, Outlasting},
-    connection::{Carrier, Connection, Origin, Ticket},
-    stream::Listener,
+    carried::{Carried, Outlasting, Streams},
+    connection::{Carrier, Connection, Provenance, Ticket},
+    stream::Control,
 };
-use crate::{config::HttpVersion, executor::Local, tls::HandshakeError};
+use crate::{config::HttpVersion, executor::Local, metrics::Connections, tls::HandshakeError};
 
 /// Requests at once on one HTTP/2 connection, if the API allows as many.
 const MAX_STREAMS: u32 = 64;
@@ -62,6 +62,7 @@ pub(super) struct Shelf<B> {
     /// Counts the sweeps: an age without a clock read per request.
     sweep: Cell<u64>,
     max_idle: usize,
+    connections: Arc<Connections>,
 }
 
 #[derive(Debug)]
@@ -77,9 +78,10 @@ struct Idle<B> {
 pub(super) struct Multiplexed<B> {
     pub(super) sender: http2::SendRequest<Carried<B>>,
     /// Requests on it.
-    pub(super) streams: Rc<Cell<usize>>,
-    /// Set when the origin says goodbye.
+    pub(super) streams: Rc<Streams>,
+    /// Set when it is to serve no other request: the origin says goodbye, or leaves uploads standing.
     pub(super) retired: Cell<bool>,
+    control: Arc<Control>,
     /// As many as the origin allows.
     max_streams: Rc<Cell<usize>>,
     pub(super) outlasting: Rc<Outlasting<B>>,
@@ -96,15 +98,17 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    /// An empty pool that keeps at most `max_idle` connections that serve one request at a time.
+    /// An empty pool that keeps at most `max_idle` connections that serve one request at a time, and counts
+    /// its `connections`.
     #[must_use]
-    pub fn new(connector: Connector, max_idle: usize) -> Self {
+    pub fn new(connector: Connector, max_idle: usize, connections: Arc<Connections>) -> Self {
         let shelf = Shelf {
             idle: RefCell::default(),
             multiplexed: RefCell::default(),
             outlasting: Rc::default(),
             sweep: Cell::new(0),
             max_idle,
+            connections,
         };
         let protocol = match connector.http {
             HttpVersion::Http1 => Some(Protocol::Http1),
@@ -130,7 +134,7 @@ where
                 }
                 // Still not ready: the API closed it, or it is busy with an upload that was answered early.
                 if sender.is_ready() {
-                    return Ok(self.hand_out(Carrier::Http1(sender), Origin::Pool, generation));
+                    return Ok(self.hand_out(Carrier::Http1(sender), Provenance::Pool, generation));
                 }
             }
         }
@@ -150,13 +154,13 @@ where
             return self.open(need).await;
         }
         if let Some((ticket, generation)) = self.shelf.ticket(self.connector.generation()) {
-            return Ok(self.hand_out(Carrier::Http2(ticket), Origin::Pool, generation));
+            return Ok(self.hand_out(Carrier::Http2(ticket), Provenance::Pool, generation));
         }
         let shared = async {
             let turn = self.turns.acquire().await.expect("the semaphore is never closed");
             // Whoever had the turn before may have made it, or found that there is nothing to share.
             if let Some((ticket, generation)) = self.shelf.ticket(self.connector.generation()) {
-                return Ok(self.hand_out(Carrier::Http2(ticket), Origin::Shared, generation));
+                return Ok(self.hand_out(Carrier::Http2(ticket), Provenance::Shared, generation));
             }
             if self.speaks(need) == Some(Protocol::Http1) {
                 drop(turn);
@@ -172,22 +176,23 @@ where
 
     async fn open_anyhow(&self, need: Need) -> Result<Connection<B>, ConnectError> {
         let Link { stream, protocol, generation } = self.connector.connect(need).await?;
+        let stream = stream.counted(self.shelf.connections.opened());
         if need == Need::Any {
             self.protocol.set(Some(protocol));
         }
         let carrier = match protocol {
             Protocol::Http1 => Carrier::Http1(http1_sender(stream).await?),
-            Protocol::Http2 => Carrier::Http2(self.shelf.share(http2_sender(stream).await?, generation)),
+            Protocol::Http2 => Carrier::Http2(self.shelf.share(http2_parts(stream).await?, generation)),
         };
-        Ok(self.hand_out(carrier, Origin::New, generation))
+        Ok(self.hand_out(carrier, Provenance::New, generation))
     }
 
     fn speaks(&self, need: Need) -> Option<Protocol> {
         if need == Need::Http1 { Some(Protocol::Http1) } else { self.protocol.get() }
     }
 
-    fn hand_out(&self, carrier: Carrier<B>, origin: Origin, generation: u64) -> Connection<B> {
-        Connection { carrier, origin, generation, home: Rc::clone(&self.shelf) }
+    fn hand_out(&self, carrier: Carrier<B>, provenance: Provenance, generation: u64) -> Connection<B> {
+        Connection { carrier, provenance, generation, home: Rc::clone(&self.shelf) }
     }
 
     /// Closes idle connections before they are `timeout` old. Never completes; to be spawned once a pool.
@@ -216,18 +221,24 @@ where
     Ok(sender)
 }
 
-/// The sender, and how many streams the origin allows: what it says of that may change at any time.
-///
+/// What a new HTTP/2 connection consists of.
+struct Http2Parts<B> {
+    sender: http2::SendRequest<Carried<B>>,
+    /// What the origin allows; it may change at any time.
+    max_streams: Rc<Cell<usize>>,
+    control: Arc<Control>,
+}
+
 /// Waits for the origin's first word of it (RFC 9113 section 3.4), or those who share the connection
 /// would send more than it takes, and have it refused. So an origin that does not speak HTTP/2 gets no
 /// request either.
-async fn http2_sender<B>(stream: Stream) -> Result<(http2::SendRequest<Carried<B>>, Rc<Cell<usize>>), ConnectError>
+async fn http2_parts<B>(stream: Stream) -> Result<Http2Parts<B>, ConnectError>
 where
     B: Body + Unpin + 'static,
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let listener = Arc::<Listener>::default();
+    let control = Arc::<Control>::default();
     let (sender, mut driver) = http2::Builder::new(Local)
         .timer(TokioTimer::new())
         // Until the origin says otherwise; if it does not say, there is no limit but ours.
@@ -238,14 +249,14 @@ where
         .max_header_list_size(MAX_HEAD)
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_INTERVAL)
-        .handshake(TokioIo::new(stream.telling(Arc::clone(&listener))))
+        .handshake(TokioIo::new(stream.controlled(Arc::clone(&control))))
         .await
         .map_err(ConnectError::Http)?;
     while driver.current_max_send_streams() == 0 {
         tokio::select! {
-            () = listener.heard.notified() => {}
+            () = control.heard.notified() => {}
             ended = &mut driver => {
-                if let Some(alert) = listener.refusal.get() {
+                if let Some(alert) = control.refusal.get() {
                     return Err(ConnectError::Tls(HandshakeError::ClientCertificate(*alert)));
                 }
                 ended.map_err(ConnectError::Http)?;
@@ -266,16 +277,16 @@ where
         // As above.
         let _ = driven.await;
     });
-    Ok((sender, max_streams))
+    Ok(Http2Parts { sender, max_streams, control })
 }
 
 impl<B> Shelf<B> {
     /// The last used one; those of a generation before the `current` one are closed.
     fn take(&self, current: u64) -> Option<(http1::SendRequest<Carried<B>>, u64)> {
         let mut idle = self.idle.borrow_mut();
-        std::iter::from_fn(|| idle.pop())
-            .find(|idle| idle.generation >= current)
-            .map(|idle| (idle.sender, idle.generation))
+        let taken = std::iter::from_fn(|| idle.pop()).find(|idle| idle.generation >= current);
+        self.connections.set_idle(idle.len());
+        taken.map(|idle| (idle.sender, idle.generation))
     }
 
     pub(super) fn put(&self, carrier: Carrier<B>, generation: u64) {
@@ -284,18 +295,16 @@ impl<B> Shelf<B> {
         let mut idle = self.idle.borrow_mut();
         if idle.len() < self.max_idle && !sender.is_closed() {
             idle.push(Idle { sender, since_sweep: self.sweep.get(), generation });
+            self.connections.set_idle(idle.len());
         }
     }
 
-    fn share(
-        &self,
-        (sender, max_streams): (http2::SendRequest<Carried<B>>, Rc<Cell<usize>>),
-        generation: u64,
-    ) -> Ticket<B> {
+    fn share(&self, Http2Parts { sender, max_streams, control }: Http2Parts<B>, generation: u64) -> Ticket<B> {
         let connection = Rc::new(Multiplexed {
             sender,
             streams: Rc::default(),
             retired: Cell::new(false),
+            control,
             max_streams,
             outlasting: Rc::clone(&self.outlasting),
             was_used: Cell::new(false),
@@ -323,9 +332,12 @@ impl<B> Shelf<B> {
         let this = self.sweep.get() + 1;
         self.sweep.set(this);
         self.outlasting.sweep();
-        self.idle.borrow_mut().retain(|idle| idle.since_sweep + 1 >= this && !idle.sender.is_closed());
+        let mut idle = self.idle.borrow_mut();
+        idle.retain(|idle| idle.since_sweep + 1 >= this && !idle.sender.is_closed());
+        self.connections.set_idle(idle.len());
+        drop(idle);
         self.multiplexed.borrow_mut().retain(|connection| {
-            if connection.was_used.replace(false) || connection.streams.get() > 0 {
+            if connection.was_used.replace(false) || connection.streams.open() > 0 {
                 connection.used_by_sweep.set(this);
             }
             connection.used_by_sweep.get() + 1 >= this
@@ -335,6 +347,15 @@ impl<B> Shelf<B> {
 
 impl<B> Multiplexed<B> {
     fn has_room(&self) -> bool {
-        self.streams.get() < self.max_streams.get().min(MAX_STREAMS as usize)
+        self.streams.open() < self.max_streams.get().min(MAX_STREAMS as usize)
+    }
+
+    /// Closes the connection, and returns true, if it is of no use but to uploads that were given up.
+    pub(super) fn end_if_abandoned(&self) -> bool {
+        let is_over = self.streams.are_all_abandoned();
+        if is_over {
+            self.control.sever();
+        }
+        is_over
     }
 }

@@ -3,11 +3,15 @@
 use std::{
     io,
     pin::Pin,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     task::{Context, Poll},
     time::Duration,
 };
 
+use futures_util::task::AtomicWaker;
 use rustls::AlertDescription;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -16,7 +20,7 @@ use tokio::{
 };
 use tokio_rustls::client::TlsStream;
 
-use crate::{patience::Patience, tls::HandshakeError};
+use crate::{metrics::OpenConnection, patience::Patience, tls::HandshakeError};
 
 /// A connection, plain or over TLS. A write ends with an error of kind `TimedOut` when the origin
 /// takes nothing for too long.
@@ -29,16 +33,27 @@ pub struct Stream {
     transport: Transport,
     write_patience: Patience,
     is_deaf: bool,
-    /// Told of each read that is over. Not an `Rc`, as hyper wants what it may upgrade to be [`Send`].
-    listener: Option<Arc<Listener>>,
+    /// Not an `Rc`, as hyper wants what it may upgrade to be [`Send`].
+    control: Option<Arc<Control>>,
+    _counted: Option<OpenConnection>,
 }
 
-/// Waits for an origin's first word.
+/// The pool's hold on a connection's bytes.
 #[derive(Debug, Default)]
-pub(super) struct Listener {
+pub(super) struct Control {
     pub(super) heard: Notify,
     /// That the origin does not take the client's certificate. HTTP/2 errors do not tell.
     pub(super) refusal: OnceLock<AlertDescription>,
+    is_severed: AtomicBool,
+    reader: AtomicWaker,
+}
+
+impl Control {
+    /// Has the connection end, whatever is under way on it.
+    pub(super) fn sever(&self) {
+        self.is_severed.store(true, Relaxed);
+        self.reader.wake();
+    }
 }
 
 #[derive(Debug)]
@@ -67,12 +82,17 @@ macro_rules! on_transport {
 
 impl Stream {
     pub(super) fn new(transport: Transport, write_timeout: Duration) -> Self {
-        Self { transport, write_patience: Patience::new(write_timeout), is_deaf: false, listener: None }
+        Self { transport, write_patience: Patience::new(write_timeout), is_deaf: false, control: None, _counted: None }
     }
 
-    /// Has `listener` told whenever something is read, or the end.
-    pub(super) fn telling(self, listener: Arc<Listener>) -> Self {
-        Self { listener: Some(listener), ..self }
+    /// Has it counted while it is open.
+    pub(super) fn counted(self, by: OpenConnection) -> Self {
+        Self { _counted: Some(by), ..self }
+    }
+
+    /// Has `control` told whenever something is read, or the end; and lets it end the connection.
+    pub(super) fn controlled(self, control: Arc<Control>) -> Self {
+        Self { control: Some(control), ..self }
     }
 
     /// What a write came to; `nowhere` is what it comes to when the origin does not listen any more.
@@ -100,13 +120,18 @@ impl AsyncRead for Stream {
             // ends with its connection may have been cut off.
             read = Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
         }
-        if let (Poll::Ready(outcome), Some(listener)) = (&read, &self.listener) {
+        let Some(control) = &self.control else { return read };
+        control.reader.register(cx.waker());
+        if control.is_severed.load(Relaxed) {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        if let Poll::Ready(outcome) = &read {
             if let Err(error) = outcome
                 && let Some(alert) = HandshakeError::late_refusal(error)
             {
-                let _ = listener.refusal.set(alert);
+                let _ = control.refusal.set(alert);
             }
-            listener.heard.notify_one();
+            control.heard.notify_one();
         }
         read
     }

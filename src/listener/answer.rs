@@ -9,10 +9,11 @@ use std::{
     error::Error,
     pin::Pin,
     rc::{Rc, Weak},
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
+use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::{
     task::{AbortHandle, spawn_local},
@@ -20,6 +21,9 @@ use tokio::{
 };
 
 use super::caller::Open;
+
+/// Why an answer ends before its end.
+type Cause = Box<dyn Error + Send + Sync>;
 
 /// The caller has read nothing of an answer for too long.
 #[derive(Debug, thiserror::Error)]
@@ -44,11 +48,17 @@ enum Kind<B> {
     },
 }
 
+/// How much of an answer is given at once, in bytes: more would take a slow caller so long that it looked
+/// like one that does not read.
+const MOST_AT_ONCE: usize = 16 * 1_024;
+
 /// One over HTTP/2.
 #[derive(Debug)]
 struct Stream<B> {
     /// `None` once it has been given up.
     body: RefCell<Option<(B, Open)>>,
+    /// What came of it and has not been given.
+    rest: RefCell<Bytes>,
     /// How often something was asked of it.
     polls: Cell<u64>,
     /// It had nothing to give: whoever is late, it is not the caller.
@@ -66,7 +76,8 @@ impl<B: 'static> Answer<B> {
     /// before twice that. Must be called within a [`tokio::runtime::LocalRuntime`].
     pub(super) fn watched(body: B, open: Open, limit: Duration) -> Self {
         let body = RefCell::new(Some((body, open)));
-        let stream = Rc::new(Stream { body, polls: Cell::new(0), is_pending: Cell::new(false) });
+        let rest = RefCell::default();
+        let stream = Rc::new(Stream { body, rest, polls: Cell::new(0), is_pending: Cell::new(false) });
         let watcher = spawn_local(watch(Rc::downgrade(&stream), limit)).abort_handle();
         Self(Kind::Watched { stream, watcher })
     }
@@ -78,7 +89,7 @@ async fn watch<B>(stream: Weak<Stream<B>>, limit: Duration) {
         sleep(limit).await;
         let Some(stream) = stream.upgrade() else { return };
         if stream.polls.get() == polls && !stream.is_pending.get() {
-            let given_up = stream.body.take();
+            let given_up = (stream.body.take(), stream.rest.take());
             drop(given_up);
             return;
         }
@@ -86,47 +97,75 @@ async fn watch<B>(stream: Weak<Stream<B>>, limit: Duration) {
     }
 }
 
-impl<B: Body + Unpin> Body for Answer<B>
-where
-    B::Error: Into<Box<dyn Error + Send + Sync>>,
-{
-    type Data = B::Data;
-    type Error = Box<dyn Error + Send + Sync>;
+impl<B: Body<Data = Bytes> + Unpin> Stream<B> {
+    fn poll_frame(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cause>>>
+    where
+        B::Error: Into<Cause>,
+    {
+        self.polls.set(self.polls.get() + 1);
+        let mut body = self.body.borrow_mut();
+        let Some((body, _)) = body.as_mut() else { return Poll::Ready(Some(Err(Unread.into()))) };
+        let mut rest = self.rest.borrow_mut();
+        if rest.is_empty() {
+            let frame = Pin::new(body).poll_frame(cx);
+            self.is_pending.set(frame.is_pending());
+            match ready!(frame).transpose().map_err(Into::into)?.map(Frame::into_data) {
+                Some(Ok(data)) => *rest = data,
+                Some(Err(trailers)) => return Poll::Ready(Some(Ok(trailers))),
+                None => return Poll::Ready(None),
+            }
+        }
+        let count = rest.len().min(MOST_AT_ONCE);
+        Poll::Ready(Some(Ok(Frame::data(rest.split_to(count)))))
+    }
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, Self::Error>>> {
-        let frame = match &mut self.0 {
+    fn is_end_stream(&self) -> bool {
+        self.rest.borrow().is_empty() && self.body.borrow().as_ref().is_some_and(|(body, _)| body.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let rest = self.rest.borrow().len() as u64;
+        let to_come = self.body.borrow().as_ref().map_or_else(SizeHint::new, |(body, _)| body.size_hint());
+        let mut hint = SizeHint::new();
+        hint.set_lower(to_come.lower() + rest);
+        if let Some(upper) = to_come.upper() {
+            hint.set_upper(upper + rest);
+        }
+        hint
+    }
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Body for Answer<B>
+where
+    B::Error: Into<Cause>,
+{
+    type Data = Bytes;
+    type Error = Cause;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cause>>> {
+        match &mut self.0 {
             Kind::Plain { body, open, ends_with_connection } => {
                 let frame = Pin::new(body).poll_frame(cx);
                 if *ends_with_connection && matches!(frame, Poll::Ready(Some(Err(_)))) {
                     open.tear();
                 }
-                frame
+                frame.map(|frame| frame.map(|result| result.map_err(Into::into)))
             }
-            Kind::Watched { stream, .. } => {
-                let mut body = stream.body.borrow_mut();
-                let Some((body, _)) = body.as_mut() else { return Poll::Ready(Some(Err(Unread.into()))) };
-                let frame = Pin::new(body).poll_frame(cx);
-                stream.polls.set(stream.polls.get() + 1);
-                stream.is_pending.set(frame.is_pending());
-                frame
-            }
-        };
-        frame.map(|frame| frame.map(|result| result.map_err(Into::into)))
+            Kind::Watched { stream, .. } => stream.poll_frame(cx),
+        }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             Kind::Plain { body, .. } => body.is_end_stream(),
-            Kind::Watched { stream, .. } => stream.body.borrow().as_ref().is_some_and(|(body, _)| body.is_end_stream()),
+            Kind::Watched { stream, .. } => stream.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
             Kind::Plain { body, .. } => body.size_hint(),
-            Kind::Watched { stream, .. } => {
-                stream.body.borrow().as_ref().map_or_else(SizeHint::new, |(body, _)| body.size_hint())
-            }
+            Kind::Watched { stream, .. } => stream.size_hint(),
         }
     }
 }

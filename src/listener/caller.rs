@@ -1,7 +1,6 @@
 //! What a caller's connection is at: shared by its bytes and by the requests on it.
 
 use std::{
-    net::SocketAddr,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
@@ -15,7 +14,7 @@ use http::{HeaderValue, Response, Version, header::CONNECTION};
 use http_body::Body;
 use hyper::body::Incoming;
 
-use super::{Answer, Place, RequestBody, request_body::Leftover};
+use super::{Answer, Peer, Place, RequestBody, request_body::Leftover};
 use crate::received::Received;
 
 /// What the connection is waiting for.
@@ -45,9 +44,9 @@ struct Shared {
     /// of all over HTTP/2.
     open: AtomicU32,
     is_http2: AtomicBool,
-    /// Trailers have come, which hyper reads beyond their end if that is a bare line feed: what follows
-    /// them would be lost.
-    has_trailers: AtomicBool,
+    /// The newest request's body may have trailers, or has: hyper reads them beyond their end if that is a
+    /// bare line feed, and what follows them would be lost, or taken for another request.
+    may_have_trailers: AtomicBool,
     /// It has been without a request for long enough, and is to say goodbye.
     is_tired: AtomicBool,
     /// The caller has not taken all of the answers yet.
@@ -63,7 +62,7 @@ struct Shared {
     task: AtomicWaker,
     /// An answer that only the connection's end could have told whole was cut off.
     is_torn: AtomicBool,
-    peer: SocketAddr,
+    peer: Peer,
     _place: Place,
 }
 
@@ -75,13 +74,13 @@ pub(super) struct State {
 }
 
 impl Watch {
-    pub(super) fn new(peer: SocketAddr, place: Place) -> Self {
+    pub(super) fn new(peer: Peer, place: Place) -> Self {
         Self(Arc::new(Shared {
             phase: AtomicU8::new(Phase::Idle as u8),
             requests: AtomicU64::new(0),
             open: AtomicU32::new(0),
             is_http2: AtomicBool::new(false),
-            has_trailers: AtomicBool::new(false),
+            may_have_trailers: AtomicBool::new(false),
             is_tired: AtomicBool::new(false),
             is_unread: AtomicBool::new(false),
             leftover: Mutex::default(),
@@ -108,7 +107,10 @@ impl Watch {
         self.enter(Phase::Request);
         let open = || Open { watch: self.clone(), request: number };
         let received = Received::new(incoming, version);
-        self.0.has_body.store(!received.is_end_stream(), Relaxed);
+        let has_body = !received.is_end_stream();
+        self.0.has_body.store(has_body, Relaxed);
+        let is_chunked = has_body && received.size_hint().exact().is_none();
+        self.0.may_have_trailers.store(is_chunked && version < Version::HTTP_2, Relaxed);
         // Reading a body would say that it is wanted.
         let may_be_read = version < Version::HTTP_2 && !is_awaited;
         (RequestBody::new(received, may_be_read, open()), OpenAnswer { open: open(), version })
@@ -176,7 +178,9 @@ impl Watch {
     /// Bytes have come.
     pub(super) fn heard(&self) {
         // Over HTTP/2 they need not belong to a request: how long a head takes is bounded by the idle time.
-        if self.phase() == Phase::Idle && !self.0.is_http2.load(Relaxed) {
+        // And what nobody wants of the last body is no head.
+        let begins_head = !self.0.is_http2.load(Relaxed) && !self.0.has_leftover.load(Relaxed);
+        if self.phase() == Phase::Idle && begins_head {
             self.enter(Phase::Head);
         }
     }
@@ -192,8 +196,8 @@ pub(super) struct Open {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        let Shared { requests, open, is_http2, .. } = &*self.watch.0;
-        if !is_http2.load(Relaxed) && requests.load(Relaxed) != self.request {
+        let Shared { open, is_http2, .. } = &*self.watch.0;
+        if !is_http2.load(Relaxed) && !self.is_newest() {
             return;
         }
         let left = open.load(Relaxed).saturating_sub(1);
@@ -205,13 +209,19 @@ impl Drop for Open {
 }
 
 impl Open {
-    pub(super) fn peer(&self) -> SocketAddr {
+    pub(super) fn peer(&self) -> Peer {
         self.watch.0.peer
     }
 
-    /// Trailers have come.
-    pub(super) fn note_trailers(&self) {
-        self.watch.0.has_trailers.store(true, Relaxed);
+    /// The body has ended without trailers.
+    pub(super) fn note_plain_end(&self) {
+        if self.is_newest() {
+            self.watch.0.may_have_trailers.store(false, Relaxed);
+        }
+    }
+
+    fn is_newest(&self) -> bool {
+        self.watch.0.requests.load(Relaxed) == self.request
     }
 
     /// Has the connection read what nobody wants.
@@ -242,7 +252,7 @@ impl OpenAnswer {
             return answer.map(|body| Answer::watched(body, open, limit));
         }
         let ends_with_connection = version < Version::HTTP_11 && answer.body().size_hint().exact().is_none();
-        let is_last = ends_with_connection || open.watch.0.has_trailers.load(Relaxed);
+        let is_last = ends_with_connection || open.watch.0.may_have_trailers.load(Relaxed);
         let mut answer = answer.map(|body| Answer::plain(body, open, ends_with_connection));
         if is_last {
             // hyper would promise to keep it.

@@ -1,7 +1,6 @@
 //! The body of a caller's request, and what becomes of it when nobody wants it.
 
 use std::{
-    net::SocketAddr,
     pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
@@ -11,7 +10,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::Sleep;
 
-use super::caller::Open;
+use super::{Peer, caller::Open};
 use crate::received::{Interrupted, Received};
 
 /// How long a body that nobody wants is read.
@@ -26,18 +25,19 @@ pub struct RequestBody {
     received: Option<Received>,
     /// Whether what is left of it may be read although nobody wants it.
     may_be_read: bool,
+    has_trailers: bool,
     open: Open,
 }
 
 impl RequestBody {
     /// `may_be_read` even if nobody wants it: reading a body says that it is wanted, to a caller that asked.
     pub(super) fn new(received: Received, may_be_read: bool, open: Open) -> Self {
-        Self { received: Some(received), may_be_read, open }
+        Self { received: Some(received), may_be_read, has_trailers: false, open }
     }
 
     /// Who sends it.
     #[must_use]
-    pub fn peer(&self) -> SocketAddr {
+    pub fn peer(&self) -> Peer {
         self.open.peer()
     }
 }
@@ -50,10 +50,10 @@ impl Body for RequestBody {
         let Some(received) = &mut self.received else { return Poll::Ready(None) };
         let frame = Pin::new(received).poll_frame(cx);
         self.may_be_read |= frame.is_ready();
-        if let Poll::Ready(Some(Ok(frame))) = &frame
-            && frame.is_trailers()
-        {
-            self.open.note_trailers();
+        match &frame {
+            Poll::Ready(Some(Ok(frame))) => self.has_trailers |= frame.is_trailers(),
+            Poll::Ready(None) if !self.has_trailers => self.open.note_plain_end(),
+            Poll::Ready(Some(Err(_)) | None) | Poll::Pending => {}
         }
         frame
     }

@@ -12,23 +12,22 @@ use std::{
     time::Duration,
 };
 
-use rustix::net::sockopt::set_socket_linger;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
     time::{Instant, Sleep},
 };
 
 use super::{
     HttpLimits,
     caller::{Phase, State, Watch},
+    socket::Stream,
 };
 use crate::patience::Patience;
 
 /// A connection that ends with an error of kind `TimedOut` when its caller is too slow.
 #[derive(Debug)]
 pub(super) struct WatchedStream {
-    stream: TcpStream,
+    stream: Stream,
     watch: Watch,
     idle_timeout: Duration,
     header_timeout: Duration,
@@ -40,7 +39,7 @@ pub(super) struct WatchedStream {
 }
 
 impl WatchedStream {
-    pub(super) fn new(stream: TcpStream, watch: Watch, limits: &HttpLimits) -> Self {
+    pub(super) fn new(stream: Stream, watch: Watch, limits: &HttpLimits) -> Self {
         let HttpLimits { idle_timeout, header_timeout, write_timeout, .. } = *limits;
         let timer = Box::pin(tokio::time::sleep(idle_timeout));
         let write_patience = Patience::new(write_timeout);
@@ -93,7 +92,7 @@ impl Drop for WatchedStream {
     fn drop(&mut self) {
         if self.watch.is_torn() {
             // Closed by a reset, not in order. An error means that the connection has ended by itself.
-            let _ = set_socket_linger(&self.stream, Some(Duration::ZERO));
+            let _ = self.stream.reset_on_close();
         }
     }
 }

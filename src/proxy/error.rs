@@ -5,7 +5,7 @@ use http::{
     header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER},
 };
 
-use super::{Forbidden, ResponseBody, body::UploadFault};
+use super::{Forbidden, ResponseBody, upload::UploadFault};
 use crate::{http_client::ConnectError, tls::Suspect, token::Unavailable};
 
 /// Names the sidecar as the origin of an answer, with the reason.

@@ -1,6 +1,6 @@
 //! What the API is told of where a request comes from: by default nothing, as the bank is not ours.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Version,
@@ -8,12 +8,14 @@ use http::{
     request::Parts,
 };
 
-use crate::config::Forwarded;
+use crate::{config::Forwarded, listener::Peer};
 
 /// Tells one request from the others in the logs of everyone on its way.
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+/// A caller without an address (RFC 7239 section 6.2).
+const UNKNOWN: &str = "unknown";
 const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// A random id for a request whose caller gave it none: 32 hexadecimal digits.
@@ -22,12 +24,15 @@ pub(super) fn new_request_id() -> String {
 }
 
 /// Adds what `upstream.forwarded` says, behind what callers before us have said.
-pub(super) fn introduce(choice: Forwarded, head: &mut Parts, peer: SocketAddr) {
-    let ip = peer.ip().to_canonical();
+pub(super) fn introduce(choice: Forwarded, head: &mut Parts, peer: Peer) {
+    let ip = match peer {
+        Peer::Tcp(address) => Some(address.ip().to_canonical()),
+        Peer::Unix { .. } => None,
+    };
     match choice {
         Forwarded::Off => return,
         Forwarded::XForwarded => {
-            append(&mut head.headers, FOR, &ip.to_string());
+            append(&mut head.headers, FOR, &ip.map_or(UNKNOWN.to_owned(), |ip| ip.to_string()));
             if let Some(host) = host(head) {
                 head.headers.entry(FORWARDED_HOST).or_insert(host);
             }
@@ -55,10 +60,11 @@ fn host(head: &Parts) -> Option<HeaderValue> {
 }
 
 /// RFC 7239 section 4.
-fn element(ip: IpAddr, host: Option<&HeaderValue>) -> String {
+fn element(ip: Option<IpAddr>, host: Option<&HeaderValue>) -> String {
     let node = match ip {
-        IpAddr::V4(ip) => ip.to_string(),
-        IpAddr::V6(ip) => format!("\"[{ip}]\""),
+        Some(IpAddr::V4(ip)) => ip.to_string(),
+        Some(IpAddr::V6(ip)) => format!("\"[{ip}]\""),
+        None => UNKNOWN.to_owned(),
     };
     let is_plain = |b: &u8| b.is_ascii_alphanumeric() || b".-_:[]".contains(b);
     let host = host.and_then(|host| host.to_str().ok()).filter(|host| host.as_bytes().iter().all(is_plain));
@@ -82,15 +88,16 @@ mod tests {
     use http::{HeaderName, HeaderValue, Request, request::Parts};
 
     use super::introduce;
-    use crate::config::Forwarded;
+    use crate::{config::Forwarded, listener::Peer};
 
     fn introduced(choice: Forwarded, peer: &str, fields: &[(&'static str, &'static str)]) -> Parts {
+        let peer = peer.parse().map_or(Peer::Unix { uid: 0 }, Peer::Tcp);
         let mut request = Request::new(());
         for (name, value) in fields {
             request.headers_mut().append(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
         let mut head = request.into_parts().0;
-        introduce(choice, &mut head, peer.parse().expect("an address"));
+        introduce(choice, &mut head, peer);
         head
     }
 
@@ -120,6 +127,14 @@ mod tests {
         assert_eq!(values(&head, "forwarded"), ["for=\"[::1]\";host=\"localhost:8080\";proto=http"]);
         let head = introduced(Forwarded::Forwarded, "127.0.0.1:1", &[("host", "a\";for=b"), ("forwarded", "for=x")]);
         assert_eq!(values(&head, "forwarded"), ["for=x, for=127.0.0.1;proto=http"]);
+    }
+
+    #[test]
+    fn a_caller_by_a_unix_socket_is_unknown() {
+        let head = introduced(Forwarded::Forwarded, "a socket", &[("host", "localhost")]);
+        assert_eq!(values(&head, "forwarded"), ["for=unknown;host=\"localhost\";proto=http"]);
+        let head = introduced(Forwarded::XForwarded, "a socket", &[]);
+        assert_eq!(values(&head, "x-forwarded-for"), ["unknown"]);
     }
 
     #[test]

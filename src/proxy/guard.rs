@@ -10,7 +10,10 @@ use http::{
 };
 use subtle::ConstantTimeEq;
 
-use crate::config::{AllowedHosts, Config, RequiredHeader, host_name};
+use crate::{
+    config::{AllowedHosts, Config, RequiredHeader, host_name},
+    listener::Peer,
+};
 
 /// Where a browser says that a request comes from (W3C Fetch Metadata, section 2.3).
 const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
@@ -23,6 +26,8 @@ pub(super) struct Guard {
     hosts: AllowedHosts,
     origins: Vec<HeaderValue>,
     required: Option<RequiredHeader>,
+    /// Those who may come by a Unix socket; all, if empty.
+    uids: Vec<u32>,
 }
 
 /// Why a request was not let in.
@@ -37,6 +42,9 @@ pub enum Forbidden {
     /// A browser says that another site's page has sent it.
     #[error("a browser sent the request for another site, which is not in `listen.allow_origins`")]
     CrossSite,
+    /// A process of another user has sent it.
+    #[error("the caller's uid {0} is not in `listen.allow_uids`")]
+    Uid(u32),
     /// It lacks the field of `listen.require_header`.
     #[error("the request lacks the header field `{0}` with the value of `listen.require_header`")]
     Header(HeaderName),
@@ -77,12 +85,21 @@ impl Guard {
                 AllowedHosts::Only(names)
             }
         };
-        Self { hosts, origins: listen.allow_origins.clone(), required: listen.require_header.clone() }
+        Self {
+            hosts,
+            origins: listen.allow_origins.clone(),
+            required: listen.require_header.clone(),
+            uids: listen.allow_uids.clone(),
+        }
     }
 
     /// Lets a request in, without the field that was for this guard alone.
-    pub(super) fn admit(&self, head: &mut Parts) -> Result<(), Forbidden> {
-        self.check_host(head)?;
+    pub(super) fn admit(&self, head: &mut Parts, peer: Peer) -> Result<(), Forbidden> {
+        match peer {
+            Peer::Tcp(_) => self.check_host(head)?,
+            // No browser comes this way, so there is nothing to say about names.
+            Peer::Unix { uid } => self.check_uid(uid)?,
+        }
         self.check_origin(&head.headers)?;
         self.check_required(&mut head.headers)
     }
@@ -101,6 +118,10 @@ impl Guard {
         let name = std::str::from_utf8(host).ok().and_then(host_name);
         let is_allowed = name.is_some_and(|name| names.iter().any(|one| one.eq_ignore_ascii_case(name)));
         if is_allowed { Ok(()) } else { Err(Forbidden::Host(Words::of(host))) }
+    }
+
+    fn check_uid(&self, uid: u32) -> Result<(), Forbidden> {
+        if self.uids.is_empty() || self.uids.contains(&uid) { Ok(()) } else { Err(Forbidden::Uid(uid)) }
     }
 
     fn check_origin(&self, headers: &HeaderMap) -> Result<(), Forbidden> {
@@ -130,16 +151,21 @@ impl Guard {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+
     use http::{HeaderName, HeaderValue, Request, Version, request::Parts};
 
-    use super::{Forbidden, Guard};
+    use super::{Forbidden, Guard, Peer};
     use crate::config::{AllowedHosts, RequiredHeader};
+
+    const BY_TCP: Peer = Peer::Tcp(SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 1)));
 
     fn guard() -> Guard {
         Guard {
             hosts: AllowedHosts::Only(["localhost", "127.0.0.1", "[::1]", "ob.example"].map(str::to_owned).into()),
             origins: vec![HeaderValue::from_static("http://localhost:3000")],
             required: None,
+            uids: Vec::new(),
         }
     }
 
@@ -155,7 +181,7 @@ mod tests {
     }
 
     fn admitted(fields: &[(&'static str, &str)]) -> Result<(), Forbidden> {
-        guard().admit(&mut request(Version::HTTP_11, "/", fields))
+        guard().admit(&mut request(Version::HTTP_11, "/", fields), BY_TCP)
     }
 
     #[test]
@@ -170,13 +196,27 @@ mod tests {
 
     #[test]
     fn the_authority_of_the_target_counts_as_the_host() {
-        let ask =
-            |version, target, fields: &[(&'static str, &str)]| guard().admit(&mut request(version, target, fields));
+        let ask = |version, target, fields: &[(&'static str, &str)]| {
+            guard().admit(&mut request(version, target, fields), BY_TCP)
+        };
         assert_eq!(ask(Version::HTTP_2, "http://localhost:8080/", &[]), Ok(()));
         assert!(ask(Version::HTTP_2, "http://evil.example/", &[]).is_err());
         assert!(ask(Version::HTTP_11, "http://evil.example/", &[("host", "localhost")]).is_err());
         assert_eq!(ask(Version::HTTP_10, "/", &[]), Ok(()), "no browser speaks it");
         assert!(ask(Version::HTTP_11, "/", &[]).is_err());
+    }
+
+    #[test]
+    fn by_a_unix_socket_the_user_counts_and_not_the_name() {
+        let guard = Guard { uids: vec![1_000], ..guard() };
+        let ask = |uid, fields: &[(&'static str, &str)]| {
+            guard.admit(&mut request(Version::HTTP_11, "/", fields), Peer::Unix { uid })
+        };
+        assert_eq!(ask(1_000, &[("host", "whatever.example")]), Ok(()));
+        assert_eq!(ask(1_001, &[("host", "localhost")]), Err(Forbidden::Uid(1_001)));
+        assert_eq!(ask(1_000, &[("host", "localhost"), ("sec-fetch-site", "cross-site")]), Err(Forbidden::CrossSite));
+        let anyone = self::guard().admit(&mut request(Version::HTTP_11, "/", &[]), Peer::Unix { uid: 7 });
+        assert_eq!(anyone, Ok(()), "the socket's permissions decide");
     }
 
     #[test]
@@ -210,7 +250,7 @@ mod tests {
         let guard = Guard { required: Some(RequiredHeader { name: name.clone(), value }), ..guard() };
         let ask = |fields: &[(&'static str, &str)]| {
             let mut head = request(Version::HTTP_11, "/", &[&[("host", "localhost")], fields].concat());
-            let admitted = guard.admit(&mut head);
+            let admitted = guard.admit(&mut head, BY_TCP);
             assert!(!head.headers.contains_key("x-token-valet"));
             admitted
         };

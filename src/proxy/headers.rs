@@ -71,6 +71,13 @@ fn is_framing_sound(headers: &HeaderMap) -> bool {
     }
 }
 
+/// Sets each of these, whatever the caller said.
+pub(crate) fn set(headers: &mut HeaderMap, fields: &[(HeaderName, HeaderValue)]) {
+    for (name, value) in fields {
+        headers.insert(name.clone(), value.clone());
+    }
+}
+
 /// Makes a caller's fields fit for the API. `Host` and `Authorization` are set by whoever sends them.
 pub(crate) fn to_upstream(headers: &mut HeaderMap) {
     let takes_trailers = headers.get_all(TE).iter().flat_map(list).any(|word| word.eq_ignore_ascii_case(b"trailers"));

@@ -7,7 +7,7 @@ use http::{
 };
 use http_body::Body;
 
-use super::{body::Upload, upgrade::Upgrade};
+use super::{measure::Measure, upgrade::Upgrade, upload::Upload};
 use crate::{
     config::{self, Origin},
     http_client::{Need, Protocol},
@@ -42,6 +42,7 @@ pub(super) struct Outbound<'a> {
     /// Without any hop-by-hop field.
     pub(super) headers: &'a HeaderMap,
     pub(super) upgrade: Option<Upgrade>,
+    pub(super) measure: &'a Measure,
 }
 
 impl Outbound<'_> {

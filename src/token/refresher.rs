@@ -2,17 +2,19 @@
 
 use std::{
     panic::AssertUnwindSafe,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use futures_util::FutureExt;
 use rand::rngs::StdRng;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::{
     Bearer, Class, FetchError, Renewal, Token, TokenCell,
     client::{Exchange, Issued},
     credentials::Credentials,
+    renewal::Orders,
     schedule::{Failure, Schedule},
     store::Store,
     wire::OAuthError,
@@ -72,6 +74,7 @@ enum Cause {
     Retry,
     Rejected,
     Secret,
+    Asked,
 }
 
 impl Cause {
@@ -82,6 +85,7 @@ impl Cause {
             Self::Retry => "retry",
             Self::Rejected => "rejected",
             Self::Secret => "secret",
+            Self::Asked => "asked",
         }
     }
 }
@@ -112,6 +116,8 @@ pub struct Refresher<E> {
     status: watch::Sender<Status>,
     /// The newest token that requests want replaced before its time.
     replace: watch::Receiver<u64>,
+    /// An operator wants the next attempt now.
+    asked: Arc<Notify>,
     next_attempt: Moment,
     cause: Cause,
 }
@@ -132,7 +138,9 @@ impl<E: Exchange> Refresher<E> {
         let cell = TokenCell::default();
         let (status, receiver) = watch::channel(Status::starting(now));
         let (wanted, replace) = watch::channel(0);
-        let renewal = Renewal::new(config, cell.clone(), receiver, wanted, clock.clone(), metrics.clone());
+        let asked = Arc::new(Notify::new());
+        let orders = Orders { replace: wanted, asked: Arc::clone(&asked) };
+        let renewal = Renewal::new(config, cell.clone(), receiver, orders, clock.clone(), metrics.clone());
         let refresher = Self {
             endpoint,
             credentials: Credentials::new(config, store, clock.clone(), &metrics.secret_reloads),
@@ -143,6 +151,7 @@ impl<E: Exchange> Refresher<E> {
             metrics,
             status,
             replace,
+            asked,
             next_attempt: now,
             cause: Cause::Start,
         };
@@ -158,6 +167,12 @@ impl<E: Exchange> Refresher<E> {
         while AssertUnwindSafe(self.keep_fresh(&mut drain)).catch_unwind().await.is_err() {
             tracing::error!("the refresher panicked, which is a fault of token-valet; it goes on");
             self.recover();
+            // Whatever it was, it must not go round without a pause.
+            tokio::select! {
+                biased;
+                () = drain.begun() => {}
+                () = self.clock.sleep_until(self.next_attempt) => {}
+            }
         }
         if !self.credentials.persist().await {
             tracing::error!("the process ends with a refresh token that could not be stored");
@@ -185,7 +200,8 @@ impl<E: Exchange> Refresher<E> {
     }
 
     /// Waits for the next attempt's time, or for what makes it come earlier: another secret once the
-    /// provider has refused the last, or the API's rejection of a token that was thought to be good.
+    /// provider has refused the last, the API's rejection of a token that was thought to be good, or
+    /// somebody who asks for it.
     /// Meanwhile, stores what could not be stored.
     async fn due(&mut self) {
         loop {
@@ -206,14 +222,12 @@ impl<E: Exchange> Refresher<E> {
             }
             let look_again = if refused || !persisted { now + WATCH_INTERVAL } else { self.next_attempt };
             let pause = self.clock.sleep_until(self.next_attempt.min(look_again));
-            if state == State::Fresh && self.cause == Cause::Scheduled {
-                tokio::select! {
-                    () = unwanted(&mut self.replace, generation) => self.hasten(Cause::Rejected),
-                    () = pause => {}
-                }
-            } else {
-                // The next attempt comes as early as it may.
-                pause.await;
+            // Otherwise the next attempt comes as early as it may.
+            let may_be_rejected = state == State::Fresh && self.cause == Cause::Scheduled;
+            tokio::select! {
+                () = unwanted(&mut self.replace, generation), if may_be_rejected => self.hasten(Cause::Rejected),
+                () = self.asked.notified() => self.hasten(Cause::Asked),
+                () = pause => {}
             }
         }
     }
@@ -226,6 +240,8 @@ impl<E: Exchange> Refresher<E> {
 
     async fn refresh(&mut self, drain: &Drain) {
         let cause = self.cause;
+        // What was asked for until now is this.
+        let _ = self.asked.notified().now_or_never();
         self.status.send_modify(|status| status.next_attempt = None);
         let presented = self.credentials.present().await;
         if drain.has_begun() {

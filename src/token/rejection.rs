@@ -93,6 +93,11 @@ impl Rejections {
         Decision::Refresh
     }
 
+    /// Takes the room of one forced refresh, if there is any.
+    pub(super) fn take_forced(&mut self, now: Moment) -> bool {
+        self.bucket.take(now)
+    }
+
     /// A request that was sent again with a newer token was rejected again: the token is not the reason.
     pub(super) fn replay_rejected(&mut self, now: Moment) {
         if !self.is_open(now) {

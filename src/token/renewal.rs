@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 
 use super::{
     Bearer, Class, TokenCell,
@@ -34,12 +34,25 @@ pub struct Renewal {
     rejections: Arc<Mutex<Rejections>>,
     /// The newest token that the API was seen to take.
     accepted: Arc<AtomicU64>,
-    /// The newest token that is to be replaced before its time; the refresher listens.
-    replace: watch::Sender<u64>,
+    orders: Orders,
     wait: Duration,
     clock: Clock,
     metrics: TokenMetrics,
 }
+
+/// What the refresher is told to do before its time.
+#[derive(Clone, Debug)]
+pub(super) struct Orders {
+    /// The newest token that is to be replaced.
+    pub(super) replace: watch::Sender<u64>,
+    /// The next attempt is wanted now, whatever the token.
+    pub(super) asked: Arc<Notify>,
+}
+
+/// Refreshes were asked for so often that this one is not made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the token was refreshed before its time too often of late")]
+pub struct TooOften;
 
 /// How a request fared that was sent again with a newer token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,12 +113,11 @@ impl Drop for Waiting<'_> {
 }
 
 impl Renewal {
-    /// `replace` tells the refresher which token is to be replaced before its time.
     pub(super) fn new(
         config: &config::Token,
         cell: TokenCell,
         status: watch::Receiver<Status>,
-        replace: watch::Sender<u64>,
+        orders: Orders,
         clock: Clock,
         metrics: TokenMetrics,
     ) -> Self {
@@ -115,7 +127,7 @@ impl Renewal {
             waiters: Arc::new(Semaphore::new(config.max_waiters)),
             rejections: Arc::new(Mutex::new(Rejections::new(clock.now()))),
             accepted: Arc::default(),
-            replace,
+            orders,
             wait: config.wait,
             clock,
             metrics,
@@ -163,7 +175,7 @@ impl Renewal {
             // It expired before its time, as after a suspend, and the refresher does not know yet.
             let Status { state, generation, .. } = *status.borrow();
             if state == State::Fresh {
-                self.replace.send_replace(generation);
+                self.orders.replace.send_replace(generation);
             }
             match unavailable {
                 Unavailable::Transient { retry_after } if now < deadline && now + retry_after < deadline => {}
@@ -201,12 +213,31 @@ impl Renewal {
         match decision {
             Decision::Refresh => {
                 tracing::info!(token.generation = generation, "the API rejects the access token; it is replaced");
-                self.replace.send_replace(generation);
+                self.orders.replace.send_replace(generation);
                 true
             }
             Decision::Join => true,
             Decision::Hold => false,
         }
+    }
+
+    /// Has the next exchange start as soon as it may: a second after the last one, and not before the
+    /// provider's `Retry-After`. While one is under way, that is it.
+    ///
+    /// # Errors
+    /// When there is no room for another forced exchange: ten in a burst, then one in 10 s.
+    pub fn ask(&self) -> Result<(), TooOften> {
+        if self.status.borrow().next_attempt.is_none() {
+            return Ok(());
+        }
+        let mut rejections = self.rejections.lock().unwrap_or_else(PoisonError::into_inner);
+        if !rejections.take_forced(self.clock.now()) {
+            return Err(TooOften);
+        }
+        drop(rejections);
+        tracing::info!("a refresh of the access token was asked for");
+        self.orders.asked.notify_one();
+        Ok(())
     }
 
     /// Waits for a token newer than `generation`, at most `token.wait`. `None` if the exchange for

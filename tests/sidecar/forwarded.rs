@@ -140,3 +140,16 @@ fn ids_that_are_not_fit_for_a_log_are_not_in_it() {
     answered(&api, &sidecar, &format!("GET /a HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: {edge}\r\n\r\n"), "");
     assert_eq!(line(&sidecar, 6)["request_id"], edge.as_str());
 }
+
+#[test]
+fn fields_of_the_configuration_are_set_whatever_the_caller_says() {
+    let api = RawApi::start();
+    let fields = json!({ "X-Api-Version": "5", "Accept": "application/json", "X-Request-Id": "ours" });
+    let (_provider, sidecar) =
+        api.sidecar(|setup| setup.set("upstream.set_headers", fields).set("upstream.forwarded", "forwarded"));
+    let said = "Accept: text/html\r\nAccept: */*\r\nX-Request-Id: theirs\r\nConnection: X-Api-Version\r\n";
+    let asked = introduced(&api, &sidecar, said);
+    for (name, value) in [("x-api-version", "5"), ("accept", "application/json"), ("x-request-id", "ours")] {
+        assert_eq!(asked.all(name), [value], "{asked:?}");
+    }
+}

@@ -170,7 +170,7 @@ impl Setup {
         path.to_str().expect("the path of a temporary directory is UTF-8").to_owned()
     }
 
-    /// The configuration as TOML, which writes such values as JSON does.
+    /// The configuration as TOML, which writes such values as JSON does, but for tables.
     fn text(&self) -> String {
         let mut text = String::new();
         let mut current = "";
@@ -180,6 +180,13 @@ impl Setup {
                 text.push_str(&format!("[{table}]\n"));
                 current = table;
             }
+            let value = match value {
+                Value::Object(table) => {
+                    let fields: Vec<_> = table.iter().map(|(name, value)| format!("{name:?} = {value}")).collect();
+                    format!("{{ {} }}", fields.join(", "))
+                }
+                value => value.to_string(),
+            };
             text.push_str(&format!("{key} = {value}\n"));
         }
         text

@@ -6,7 +6,7 @@ use rustix::net::sockopt::set_socket_linger;
 use token_valet::{config::TokenFault, sandbox::Settings};
 
 use crate::{
-    harness::{SINK, Setup, provider, seconds},
+    harness::{ACCOUNTS, SINK, Setup, provider, seconds},
     raw_api::RawApi,
 };
 
@@ -84,4 +84,24 @@ fn an_early_answer_that_is_cut_off_by_a_reset_never_looks_whole() {
         });
         assert!(answer.as_ref().map_or(true, |answer| answer.status == 502), "{answer:?}");
     }
+}
+
+/// The rest of a refused body is no head that has begun.
+#[test]
+fn a_connection_is_kept_after_a_refused_upload_for_as_long_as_any_idle_one() {
+    let provider = provider(Settings::default());
+    let setup = Setup::partner(&provider).set("listen.header_timeout", "300ms").set("listen.idle_timeout", "1h");
+    let sidecar = setup.start();
+    sidecar.wait_until_it_serves();
+    let mut caller = sidecar.connect();
+    let fields = [("Origin", "https://evil.example"), ("Content-Length", "300000")];
+    caller.send_head("POST", SINK, &fields).expect("it listens");
+    caller.response("POST").expect("an answer").assert_problem(403, "forbidden");
+    for _ in 0..3 {
+        caller.send(&[b'x'; 100_000]).expect("it listens");
+        // Each part for itself, and slower than a head may be.
+        thread::sleep(Duration::from_millis(500));
+    }
+    thread::sleep(Duration::from_millis(500));
+    caller.ask("GET", ACCOUNTS, &[], b"").expect("the connection is still there").assert_accounts();
 }

@@ -5,7 +5,9 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests wait by the clock that their provider uses")]
 
+mod admin;
 mod commands;
+mod confinement;
 mod exactness;
 mod expect;
 mod fin;
@@ -38,4 +40,5 @@ mod tls;
 mod token_failures;
 mod trailers;
 mod tunnels;
+mod unix_socket;
 mod upgrades;

@@ -3,7 +3,7 @@
 use http::StatusCode;
 use token_valet::sandbox::{ApiFault, Provider, Settings};
 
-use crate::harness::{ACCOUNTS, Connection, Setup, Sidecar, provider, wait_until};
+use crate::harness::{ACCOUNTS, Connection, ECHO, Setup, Sidecar, provider, wait_until};
 
 pub(crate) fn scraped(sidecar: &Sidecar) -> String {
     let response = Connection::open(sidecar.admin).ask("GET", "/metrics", &[], b"").expect("an answer");
@@ -65,4 +65,64 @@ fn failures_are_told_by_class_and_known_error_and_requests_without_a_token_too()
     assert_eq!((value(&text, "token_valid"), value(&text, "token_consecutive_failures")), (0.0, 1.0));
     assert!(value(&text, r#"token_unavailable_total{reason="configuration"}"#) >= 1.0);
     assert_eq!(value(&text, "token_waiting_requests"), 0.0);
+}
+
+#[test]
+fn requests_are_told_by_method_code_and_source_and_with_their_times_and_bytes() {
+    let provider = provider(Settings::default());
+    let sidecar = Setup::partner(&provider).set("listen.threads", 2).start();
+    sidecar.wait_until_it_serves();
+    let count = |text: &str, labels: &str| value(text, &format!("http_requests_total{{{labels}}}"));
+    let before = count(&scraped(&sidecar), r#"method="GET",code="200",source="upstream""#);
+    for _ in 0..4 {
+        sidecar.get(ACCOUNTS).assert_accounts();
+    }
+    assert_eq!(sidecar.ask("X-ODD", "/sandbox/status/500", &[], b"").status, 500);
+    assert_eq!(sidecar.ask("POST", ECHO, &[], &[b'x'; 1_000]).status, 200);
+    assert_eq!(sidecar.ask("GET", ACCOUNTS, &[("Origin", "https://evil.example")], b"").status, 403);
+    provider.go_down();
+    assert_eq!(sidecar.ask("PUT", ECHO, &[], b"x").status, 502);
+    provider.come_back();
+
+    // What is over at the caller may not be counted yet.
+    wait_until("no request under way", || value(&scraped(&sidecar), "http_requests_in_flight") == 0.0);
+    let text = scraped(&sidecar);
+    assert_eq!(count(&text, r#"method="GET",code="200",source="upstream""#), before + 4.0);
+    assert_eq!(count(&text, r#"method="_OTHER",code="500",source="upstream""#), 1.0);
+    assert_eq!(count(&text, r#"method="GET",code="403",source="sidecar""#), 1.0);
+    assert_eq!(count(&text, r#"method="PUT",code="502",source="sidecar""#), 1.0);
+    assert_eq!(value(&text, r#"upstream_errors_total{reason="upstream_connect"}"#), 1.0);
+    assert_eq!(value(&text, r#"http_request_duration_seconds_count{method="POST"}"#), 1.0);
+    let (all, upstream) = (
+        value(&text, r#"http_request_duration_seconds_sum{method="GET"}"#),
+        value(&text, r#"upstream_duration_seconds_sum{method="GET"}"#),
+    );
+    assert!(0.0 < upstream && upstream < all, "{upstream} of {all}");
+    assert!(value(&text, "http_request_body_bytes_total") >= 1_000.0);
+    assert!(value(&text, "http_response_body_bytes_total") > 1_000.0);
+    assert_eq!(value(&text, &format!("build_info{{version={:?}}}", env!("CARGO_PKG_VERSION"))), 1.0);
+    for name in ["cpu_seconds_total", "resident_memory_bytes", "start_time_seconds", "max_fds", "threads"] {
+        let found = text.lines().any(|line| line.starts_with(&format!("process_{name} ")));
+        assert!(found, "process_{name}:\n{text}");
+    }
+}
+
+#[test]
+fn a_caller_that_goes_away_is_told_as_such_and_connections_are_counted_while_they_are_open() {
+    let provider = provider(Settings::default());
+    let sidecar = Setup::partner(&provider).set("upstream.pool_idle_timeout", "500ms").start();
+    sidecar.wait_until_it_serves();
+    let connections = |state: &str| value(&scraped(&sidecar), &format!("upstream_connections{{state={state:?}}}"));
+    wait_until("the connections to be closed", || connections("open") == 0.0 && connections("idle") == 0.0);
+    sidecar.get(ACCOUNTS).assert_accounts();
+    assert_eq!((connections("open"), connections("idle")), (1.0, 1.0));
+    let mut caller = sidecar.connect();
+    caller.send_head("GET", "/sandbox/slow/60000", &[]).expect("it listens");
+    wait_until("the request to be under way", || value(&scraped(&sidecar), "http_requests_in_flight") == 1.0);
+    assert_eq!((connections("open"), connections("idle")), (1.0, 0.0));
+    drop(caller);
+    wait_until("its end to be counted", || {
+        scraped(&sidecar).contains(r#"http_requests_total{method="GET",code="499",source="sidecar"} 1"#)
+    });
+    wait_until("its connection to be closed", || connections("open") == 0.0);
 }

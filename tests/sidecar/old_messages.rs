@@ -3,9 +3,10 @@
 use std::{
     io::{Read, Write},
     sync::{Mutex, mpsc::channel},
+    thread,
 };
 
-use crate::{harness::DEADLINE, scripted_api::ScriptedApi};
+use crate::{harness::DEADLINE, raw_api::RawApi, scripted_api::ScriptedApi};
 
 #[test]
 fn a_chunked_body_of_a_get_or_head_arrives_at_the_api() {
@@ -53,4 +54,27 @@ fn a_part_of_an_answer_does_not_look_whole_to_a_caller_of_http_1_0() {
     let mut answer = Vec::new();
     let end = caller.rest(&mut answer);
     assert!(end.is_err(), "{}", String::from_utf8_lossy(&answer));
+}
+
+/// hyper would speak HTTP/1.0 on it from then on, in which a body without a length cannot be sent.
+#[test]
+fn a_connection_of_an_api_that_answers_by_http_1_0_is_not_used_again() {
+    let api = RawApi::start();
+    let (_provider, sidecar) = api.sidecar(|setup| setup);
+    thread::scope(|scope| {
+        let caller = scope.spawn(|| sidecar.get("/"));
+        let (mut upstream, _) = api.asked();
+        upstream.say("HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 5\r\n\r\nhello");
+        assert_eq!(caller.join().expect("no panic").body, b"hello");
+        upstream.assert_ended();
+
+        let mut caller = sidecar.connect();
+        caller.send_head("POST", "/", &[("Transfer-Encoding", "chunked")]).expect("it listens");
+        caller.send(b"4\r\nbody\r\n0\r\n\r\n").expect("it listens");
+        let (mut upstream, asked) = api.asked();
+        assert!(asked.line.ends_with(" HTTP/1.1"), "{asked:?}");
+        upstream.assert_hears("4\r\nbody\r\n0\r\n\r\n");
+        upstream.say("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+        assert_eq!(caller.response("POST").expect("an answer").status, 200);
+    });
 }

@@ -47,6 +47,10 @@ impl ScriptedApi {
         })
     }
 
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// The lines of the heads that have come, each without its end.
     pub(crate) fn heads(&self) -> Vec<Vec<String>> {
         self.heads.lock().unwrap_or_else(PoisonError::into_inner).clone()

@@ -5,8 +5,10 @@ use std::{
     sync::{Mutex, mpsc::channel},
 };
 
+use token_valet::sandbox::Settings;
+
 use crate::{
-    harness::{DEADLINE, Sidecar},
+    harness::{DEADLINE, ECHO, Setup, Sidecar, provider},
     scripted_api::{ScriptedApi, lines},
 };
 
@@ -78,4 +80,42 @@ fn trailers_of_an_answer_reach_callers_that_take_them() {
     // Who does not say so may take them for the start of the next answer.
     let answer = answered(&sidecar, "Connection: close\r\n");
     assert!(answer.ends_with("\r\n\r\n4\r\nbody\r\n0\r\n\r\n"), "{answer}");
+}
+
+/// hyper reads trailers that end with a bare line feed on into the next head: what follows a body whose
+/// trailers are still to come must not be taken for a request.
+#[test]
+fn nothing_that_follows_a_chunked_body_which_nobody_reads_is_taken_for_a_request() {
+    let api = ScriptedApi::answering(&["HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"]);
+    let (_provider, sidecar) = api.sidecar();
+    let hidden = "GET /hidden HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let length = hidden.len();
+    let mut caller = sidecar.connect();
+    let requests = format!(
+        "POST / HTTP/1.1\r\nHost: localhost\r\nOrigin: https://evil.example\r\n{CHUNKED}\r\n5\r\nhello\r\n0\r\n\
+         X: y\r\n\nPOST /second HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n{hidden}"
+    );
+    caller.send(requests.as_bytes()).expect("it listens");
+    let refused = caller.response("POST").expect("an answer");
+    refused.assert_problem(403, "forbidden");
+    assert_eq!(refused.header("connection"), Some("close"));
+    let mut rest = Vec::new();
+    // A reset is an end too.
+    let _ = caller.rest(&mut rest);
+    assert!(rest.is_empty(), "{}", String::from_utf8_lossy(&rest));
+    assert!(api.heads().is_empty(), "{:?}", api.heads());
+}
+
+#[test]
+fn a_connection_goes_on_after_a_chunked_body_that_was_read_to_its_end() {
+    let provider = provider(Settings::default());
+    let sidecar = Setup::partner(&provider).start();
+    sidecar.wait_until_it_serves();
+    let mut caller = sidecar.connect();
+    for _ in 0..3 {
+        let request = format!("POST {ECHO} HTTP/1.1\r\nHost: localhost\r\n{CHUNKED}\r\n5\r\nhello\r\n0\r\n\r\n");
+        caller.send(request.as_bytes()).expect("it listens");
+        let answer = caller.response("POST").expect("an answer on the same connection");
+        assert_eq!((answer.status, answer.header("connection")), (200, None), "{answer:?}");
+    }
 }

@@ -9,8 +9,8 @@ use proptest::{
 };
 use tokio::{task::spawn_local, time::sleep};
 
-use super::{Outcome, Time, World, cases, config, millis, seconds, spans, world::simulate};
-use crate::token::{Bearer, FollowUp, Replay};
+use super::{Fault, Outcome, Time, World, cases, config, millis, seconds, spans, world::simulate};
+use crate::token::{Bearer, FollowUp, Replay, TooOften, wire::OAuthError};
 
 /// How the API judges a request.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -199,6 +199,44 @@ proptest! {
             };
             assert!(world.call(judge, millis(50), true, true).await.generation > revoked, "{world:?}");
             assert!(!world.renewal.is_breaker_open());
+        });
+    }
+}
+
+#[test]
+fn a_refresh_that_is_asked_for_comes_at_once_and_not_more_often_than_forced_ones_may() {
+    simulate(async {
+        let world = World::with_long_lives(1, millis(100));
+        sleep(seconds(10)).await;
+        assert_eq!(world.renewal.ask(), Ok(()));
+        sleep(millis(50)).await;
+        // One that is under way is what was asked for.
+        assert_eq!(world.renewal.ask(), Ok(()));
+        sleep(seconds(5)).await;
+        assert_eq!(world.forced(), [seconds(10)]);
+
+        let asked: Vec<_> = (0..20).map(|_| world.renewal.ask()).collect();
+        assert_eq!(asked.iter().filter(|asked| asked.is_ok()).count(), 9, "ten in a burst");
+        assert_eq!(asked.last(), Some(&Err(TooOften)));
+        sleep(seconds(5)).await;
+        assert_eq!(world.forced().len(), 2, "those at once are one");
+    });
+}
+
+#[test]
+fn a_refresh_that_is_asked_for_ends_a_long_pause_but_not_one_that_the_provider_asks_for() {
+    for (fault, retry_after) in [(Fault::OAuth(OAuthError::InvalidClient), None), (Fault::Status(503), Some(60))] {
+        simulate(async {
+            let at_once = |outcome: Outcome| outcome.after(Duration::ZERO, Duration::ZERO);
+            let world =
+                World::start(&config(|_| {}), 1, Time::new(), move |_| at_once(Outcome::Fault(fault, retry_after)));
+            // The first one, and for the client's id one more with what the files say by then.
+            sleep(seconds(4)).await;
+            let before = world.provider.count();
+            assert_eq!(world.renewal.ask(), Ok(()));
+            sleep(seconds(2)).await;
+            let more = usize::from(retry_after.is_none());
+            assert_eq!(world.provider.count(), before + more, "{fault:?}");
         });
     }
 }

@@ -88,6 +88,8 @@ pub(super) struct Api {
 pub(super) struct Record {
     /// What was spoken on each connection.
     pub(super) connections: Vec<&'static str>,
+    /// How many of them have ended.
+    pub(super) ended: usize,
     /// The heads of the requests.
     pub(super) requests: Vec<Parts>,
     /// Streams at once, now and at most, by connection.
@@ -163,6 +165,7 @@ async fn connection<F>(
     F: Future<Output = ()> + Send + 'static,
 {
     tcp.set_nodelay(true).expect("it is TCP");
+    let ended = Arc::clone(&record);
     // Errors are the other side's, which the test looks at.
     match tls {
         None => drop(http2(tcp, settings, record, script).await),
@@ -175,6 +178,7 @@ async fn connection<F>(
             }
         }
     }
+    ended.lock().unwrap_or_else(PoisonError::into_inner).ended += 1;
 }
 
 async fn http2<F>(

@@ -1,18 +1,28 @@
 //! Callers that go away, hurry ahead, or do not read.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering::SeqCst},
+use std::{
+    io::Write,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
 };
 
 use bytes::Bytes;
 use h2::Reason;
+use token_valet::sandbox::Settings;
+use tokio::time::sleep;
 
 use super::{
     api::{Api, Call, reset_of},
     before,
     caller::{Caller, answer, request},
     eventually, run,
+};
+use crate::{
+    harness::{Setup, provider},
+    scripted_api::ScriptedApi,
 };
 
 /// An API that never answers, and counts the streams that are reset instead.
@@ -137,5 +147,33 @@ fn uploads_that_the_api_does_not_take_do_not_hold_up_those_that_it_does() {
         eventually("the uploads to begin", || api.record().requests.len() == 16).await;
         let answer = caller.ask(request("POST", "/"), &[b'x'; 300 * 1024]).await.expect("an answer");
         assert_eq!(answer.body, (300 * 1024).to_string().as_bytes());
+    });
+}
+
+#[test]
+fn a_caller_that_reads_slowly_but_steadily_gets_all_of_its_answer() {
+    const SIZE: usize = 1024 * 1024;
+    let api = ScriptedApi::start(|mut stream| {
+        let head = format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {SIZE}\r\n\r\n");
+        // An error means that the sidecar has gone, which the test will notice.
+        let _ = stream.get_mut().write_all(head.as_bytes()).and_then(|()| stream.get_mut().write_all(&[b'x'; SIZE]));
+    });
+    let provider = provider(Settings::default());
+    let setup = Setup::partner(&provider).set("upstream.url", format!("http://{}", api.address()));
+    let sidecar = setup.set("upstream.idle_body_timeout", "1s").start();
+    run(async {
+        let caller = Caller::connect(sidecar.address).await;
+        let head = request("GET", "/").body(()).expect("a head");
+        let (response, _) = caller.send(head, true).await.expect("it listens");
+        let mut body = response.await.expect("a head").into_body();
+        let mut read = 0;
+        while let Some(part) = body.data().await {
+            let part = part.unwrap_or_else(|error| panic!("{read} bytes, then {error}"));
+            read += part.len();
+            // 160 KB a second, which is what is tested.
+            sleep(Duration::from_micros(part.len() as u64 * 6)).await;
+            body.flow_control().release_capacity(part.len()).expect("it was read");
+        }
+        assert_eq!(read, SIZE);
     });
 }

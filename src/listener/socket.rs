@@ -1,0 +1,243 @@
+//! The two kinds of sockets that applications connect to: TCP and Unix.
+
+use std::{
+    fmt,
+    fs::{self, Permissions},
+    io,
+    net::SocketAddr,
+    os::{
+        linux::fs::MetadataExt,
+        unix::{
+            fs::{FileTypeExt, PermissionsExt},
+            net::UnixStream as StdUnixStream,
+        },
+    },
+    path::{Path, PathBuf},
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use rustix::net::sockopt::set_socket_linger;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixSocket, UnixStream},
+};
+
+/// How many connections the kernel completes before they are accepted.
+const BACKLOG: u32 = 1_024;
+
+/// Who is at the other end of a connection, as the kernel says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// A TCP socket with this address.
+    Tcp(SocketAddr),
+    /// A process of the user with this id, by a Unix socket (unix(7), `SO_PEERCRED`).
+    Unix {
+        /// As it was when the process connected.
+        uid: u32,
+    },
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix { uid } => write!(f, "uid {uid}"),
+        }
+    }
+}
+
+/// An open socket that belongs to no runtime yet.
+#[derive(Debug)]
+pub(super) enum Bound {
+    Tcp(std::net::TcpListener),
+    Unix(std::os::unix::net::UnixListener, SocketFile),
+}
+
+/// The same under a runtime.
+#[derive(Debug)]
+pub(super) enum Port {
+    Tcp(TcpListener),
+    Unix(UnixListener, #[expect(dead_code, reason = "its end removes the file")] SocketFile),
+}
+
+impl Bound {
+    /// Must be called within a runtime. Returns the address with the port that the kernel chose too.
+    pub(super) fn tcp(address: SocketAddr) -> io::Result<(Self, SocketAddr)> {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        // A predecessor's connections may linger; its port is free all the same.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        let tcp = socket.listen(BACKLOG)?.into_std()?;
+        let address = tcp.local_addr()?;
+        Ok((Self::Tcp(tcp), address))
+    }
+
+    /// Must be called within a runtime. Replaces the socket of a predecessor that did not end in order.
+    pub(super) fn unix(path: &Path, mode: u32) -> io::Result<Self> {
+        let socket = UnixSocket::new_stream()?;
+        if is_abandoned(path)? {
+            fs::remove_file(path)?;
+        }
+        socket.bind(path)?;
+        let file = SocketFile::new(path)?;
+        // Nobody can connect before it listens.
+        fs::set_permissions(path, Permissions::from_mode(mode))?;
+        Ok(Self::Unix(socket.listen(BACKLOG)?.into_std()?, file))
+    }
+
+    pub(super) fn attach(self) -> io::Result<Port> {
+        Ok(match self {
+            Self::Tcp(tcp) => Port::Tcp(TcpListener::from_std(tcp)?),
+            Self::Unix(unix, file) => Port::Unix(UnixListener::from_std(unix)?, file),
+        })
+    }
+}
+
+/// Whether there is a socket at `path` that nobody listens to.
+fn is_abandoned(path: &Path) -> io::Result<bool> {
+    match fs::symlink_metadata(path) {
+        Ok(found) if found.file_type().is_socket() => match StdUnixStream::connect(path) {
+            Err(error) => Ok(error.kind() == io::ErrorKind::ConnectionRefused),
+            Ok(_) => Ok(false),
+        },
+        // Not to be removed, whatever it is: its name is taken.
+        Ok(_) => Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// A socket's name in the file system, which is removed with this.
+#[derive(Debug)]
+pub(super) struct SocketFile {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+impl SocketFile {
+    fn new(path: &Path) -> io::Result<Self> {
+        let found = fs::symlink_metadata(path)?;
+        Ok(Self { path: path.to_owned(), device: found.st_dev(), inode: found.st_ino() })
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // A successor may have put its own there.
+        let is_ours = |found: &fs::Metadata| (found.st_dev(), found.st_ino()) == (self.device, self.inode);
+        if fs::symlink_metadata(&self.path).as_ref().is_ok_and(is_ours) {
+            // What is left behind is replaced at the next start.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+impl Port {
+    /// # Cancel safety
+    /// Dropping the future loses no connection.
+    pub(super) async fn accept(&self) -> io::Result<(Stream, Peer)> {
+        match self {
+            Self::Tcp(tcp) => tcp.accept().await.map(|(stream, peer)| (Stream::Tcp(stream), Peer::Tcp(peer))),
+            Self::Unix(unix, _) => {
+                let (stream, _) = unix.accept().await?;
+                let uid = stream.peer_cred()?.uid();
+                Ok((Stream::Unix(stream), Peer::Unix { uid }))
+            }
+        }
+    }
+}
+
+/// A connection's bytes.
+#[derive(Debug)]
+pub(super) enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+/// The same while it belongs to no runtime.
+#[derive(Debug)]
+pub(super) enum StdStream {
+    Tcp(std::net::TcpStream),
+    Unix(StdUnixStream),
+}
+
+impl Stream {
+    pub(super) fn into_std(self) -> io::Result<StdStream> {
+        Ok(match self {
+            Self::Tcp(tcp) => StdStream::Tcp(tcp.into_std()?),
+            Self::Unix(unix) => StdStream::Unix(unix.into_std()?),
+        })
+    }
+
+    pub(super) fn from_std(stream: StdStream) -> io::Result<Self> {
+        Ok(match stream {
+            StdStream::Tcp(tcp) => Self::Tcp(TcpStream::from_std(tcp)?),
+            StdStream::Unix(unix) => Self::Unix(UnixStream::from_std(unix)?),
+        })
+    }
+
+    /// Sends what is written at once, as Unix sockets always do.
+    pub(super) fn set_nodelay(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(tcp) => tcp.set_nodelay(true),
+            Self::Unix(_) => Ok(()),
+        }
+    }
+
+    /// Has its close be a reset, not an end in order. Unix sockets know no such thing.
+    pub(super) fn reset_on_close(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(tcp) => Ok(set_socket_linger(tcp, Some(Duration::ZERO))?),
+            Self::Unix(_) => Ok(()),
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(tcp) => Pin::new(tcp).poll_read(cx, buf),
+            Self::Unix(unix) => Pin::new(unix).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(tcp) => Pin::new(tcp).poll_write(cx, buf),
+            Self::Unix(unix) => Pin::new(unix).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(tcp) => Pin::new(tcp).poll_write_vectored(cx, bufs),
+            Self::Unix(unix) => Pin::new(unix).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        // Both kinds can.
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // The kernel has it.
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Self::Unix(unix) => Pin::new(unix).poll_shutdown(cx),
+        }
+    }
+}

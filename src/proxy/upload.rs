@@ -1,0 +1,211 @@
+//! The body of a request on its way to the API, kept for a while in case it must go out again.
+
+use std::{
+    cell::{Cell, RefCell},
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::Full;
+use tokio::time::Instant;
+
+use super::{
+    body::{BodyError, patiently},
+    expect::{Gate, Gatekeeper, Passage, Withheld},
+    replay::{Copy, ReplayMemory},
+};
+use crate::{listener::RequestBody, metrics::HttpCounts, patience::Patience};
+
+/// A request's body on its way to the API.
+#[derive(Debug)]
+pub(super) enum Upload {
+    /// As the caller sends it, once the gate is open.
+    Streamed { incoming: RequestBody, patience: Patience, gate: Option<Gate>, shared: Option<Rc<Shared>> },
+    /// As it was kept when it was first sent, and as it was framed.
+    Again { body: Full<Bytes>, is_chunked: bool },
+}
+
+/// What the upload, which belongs to the connection, tells the request that it is part of.
+#[derive(Debug)]
+pub(super) struct Shared {
+    last_moved: Cell<Option<Instant>>,
+    /// The API would take more, but the caller has sent no more.
+    waits_for_caller: Cell<bool>,
+    /// Why the caller's part of it failed.
+    fault: Cell<Option<UploadFault>>,
+    gatekeeper: Option<Gatekeeper>,
+    is_chunked: bool,
+    copy: RefCell<Copy>,
+    counts: HttpCounts,
+}
+
+/// How a caller can fail to send its body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum UploadFault {
+    /// It stopped.
+    Stalled,
+    /// It went away, or what it sent makes no sense.
+    Broken,
+}
+
+impl Upload {
+    /// The body, behind a gate if there is one, and a look at what becomes of it.
+    pub(super) fn new(
+        incoming: RequestBody,
+        gate: Option<Gate>,
+        idle_timeout: Duration,
+        memory: &ReplayMemory,
+        counts: &HttpCounts,
+    ) -> (Self, UploadWatch) {
+        // Most requests have no body and need nothing to be shared.
+        let shared = (!incoming.is_end_stream()).then(|| {
+            Rc::new(Shared {
+                last_moved: Cell::new(None),
+                waits_for_caller: Cell::new(false),
+                fault: Cell::new(None),
+                gatekeeper: gate.as_ref().map(Gate::keeper),
+                is_chunked: incoming.size_hint().exact().is_none(),
+                copy: RefCell::new(Copy::new(memory.clone())),
+                counts: counts.clone(),
+            })
+        });
+        let watch = shared.clone().map_or(UploadWatch::NoBody, UploadWatch::Body);
+        (Self::Streamed { incoming, patience: Patience::new(idle_timeout), gate, shared }, watch)
+    }
+
+    /// No body, and not to be sent again.
+    pub(super) fn once() -> (Self, UploadWatch) {
+        (Self::Again { body: Full::default(), is_chunked: false }, UploadWatch::Once)
+    }
+
+    /// Who opens the gate that it waits at.
+    pub(super) fn gatekeeper(&self) -> Option<&Gatekeeper> {
+        match self {
+            Self::Streamed { shared: Some(shared), .. } => shared.gatekeeper.as_ref(),
+            Self::Streamed { shared: None, .. } | Self::Again { .. } => None,
+        }
+    }
+}
+
+impl Body for Upload {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.get_mut() {
+            Self::Streamed { incoming, patience, gate, shared } => {
+                if let Some(waiting) = gate {
+                    match ready!(waiting.poll_passage(cx)) {
+                        Passage::Free => *gate = None,
+                        Passage::Unwanted => return Poll::Ready(Some(Err(BodyError::Unwanted))),
+                    }
+                }
+                let frame = Pin::new(&mut *incoming).poll_frame(cx);
+                let frame = patiently(patience, cx, frame, BodyError::Caller);
+                if let Some(shared) = shared {
+                    shared.waits_for_caller.set(frame.is_pending());
+                    if let Poll::Ready(frame) = &frame {
+                        shared.note(frame.as_ref(), incoming.is_end_stream());
+                    }
+                }
+                frame
+            }
+            Self::Again { body, .. } => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Streamed { incoming, .. } => incoming.is_end_stream(),
+            // Even an empty one has its last chunk.
+            Self::Again { is_chunked: true, .. } => false,
+            Self::Again { body, is_chunked: false } => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Streamed { incoming, .. } => incoming.size_hint(),
+            Self::Again { is_chunked: true, .. } => SizeHint::new(),
+            Self::Again { body, is_chunked: false } => body.size_hint(),
+        }
+    }
+}
+
+impl Shared {
+    fn note(&self, frame: Option<&Result<Frame<Bytes>, BodyError>>, ended: bool) {
+        self.last_moved.set(Some(Instant::now()));
+        let mut copy = self.copy.borrow_mut();
+        match frame {
+            Some(Ok(frame)) => match frame.data_ref() {
+                Some(data) => {
+                    self.counts.received(data.len());
+                    copy.push(data);
+                }
+                // Trailers are not kept.
+                None => copy.give_up(),
+            },
+            Some(Err(error)) => {
+                let stalled = matches!(error, BodyError::Stalled);
+                self.fault.set(Some(if stalled { UploadFault::Stalled } else { UploadFault::Broken }));
+                copy.give_up();
+            }
+            None => {}
+        }
+        if ended || frame.is_none() {
+            copy.finish();
+        }
+    }
+}
+
+/// A look at an upload while its owner is the connection to the API.
+#[derive(Debug)]
+pub(super) enum UploadWatch {
+    NoBody,
+    /// The request must not be sent again.
+    Once,
+    Body(Rc<Shared>),
+}
+
+impl UploadWatch {
+    fn shared(&self) -> Option<&Shared> {
+        match self {
+            Self::Body(shared) => Some(shared),
+            Self::NoBody | Self::Once => None,
+        }
+    }
+
+    /// When a part of the body was last taken.
+    pub(super) fn last_moved(&self) -> Option<Instant> {
+        self.shared().and_then(|shared| shared.last_moved.get())
+    }
+
+    /// Returns true if it is the caller who keeps the API waiting; how long is bounded by the upload itself.
+    pub(super) fn waits_for_caller(&self) -> bool {
+        self.shared().is_some_and(|shared| shared.waits_for_caller.get())
+    }
+
+    /// Why the body broke off, if it is the caller's fault.
+    pub(super) fn fault(&self) -> Option<UploadFault> {
+        self.shared().and_then(|shared| shared.fault.get())
+    }
+
+    /// The API has answered; see [`Gatekeeper::answered`].
+    pub(super) fn answered(&self) -> Option<Withheld> {
+        self.shared().and_then(|shared| shared.gatekeeper.as_ref()).and_then(Gatekeeper::answered)
+    }
+
+    /// The same body once more; `None` if it has not ended or was not kept whole.
+    pub(super) fn again(&self) -> Option<Upload> {
+        let (body, is_chunked) = match self {
+            Self::NoBody => (Bytes::new(), false),
+            Self::Once => return None,
+            Self::Body(shared) => (shared.copy.borrow().whole()?, shared.is_chunked),
+        };
+        Some(Upload::Again { body: Full::new(body), is_chunked })
+    }
+}
