@@ -5,12 +5,14 @@ curl -s -D "$own/head" http://127.0.0.1:9901/metrics >"$own/metrics"
 grep -qi '^content-type: application/openmetrics-text; version=1.0.0' "$own/head" || fail "$(cat "$own/head")"
 [ "$(tail -c 6 "$own/metrics")" = "# EOF" ] || fail "the end is missing"
 
-# promtool reads the older text format, in which a counter's name has the suffix, and there are no units.
-awk '/^# TYPE .* counter$/ { counters[$3] } { print }' "$own/metrics" | awk '
-  NR == FNR { if (/^# TYPE .* counter$/) counters[$3]; next }
-  /^# UNIT / || /^# EOF/ { next }
-  /^# (HELP|TYPE) / && $3 in counters { $3 = $3 "_total" }
-  { print }' "$own/metrics" - >"$own/text"
+# promtool reads the older text format: the name of a counter or an info has its suffix, there is no type info, and
+# there are no units.
+awk '
+  NR == FNR && /^# TYPE .* counter$/ { suffix[$3] = "_total" }
+  NR == FNR && /^# TYPE .* info$/ { suffix[$3] = "_info" }
+  NR == FNR || /^# UNIT / || /^# EOF/ { next }
+  /^# (HELP|TYPE) / { $3 = $3 suffix[$3]; if (/^# TYPE/) sub(/ info$/, " gauge") }
+  { print }' "$own/metrics" "$own/metrics" >"$own/text"
 promtool check metrics <"$own/text" || fail "promtool finds faults"
 # It does find them.
 if printf '# HELP wrong Wrong.\n# TYPE wrong counter\nwrong 1\n' | promtool check metrics 2>/dev/null; then
