@@ -187,6 +187,46 @@ def check_configuration(items, place):
     require(told.returncode == 0, told.stderr)
 
 
+OTHER = """
+apiVersion: apps/v1
+kind: {kind}
+metadata: {{name: other}}
+spec:
+  selector: {{matchLabels: {{app: other}}}}
+  template:
+    metadata: {{labels: {{app: other}}}}
+    spec:
+      securityContext: {{runAsNonRoot: true, supplementalGroups: [7]}}
+      initContainers: [{{name: migrate, image: migrate, volumeMounts: [{{name: data, mountPath: /data}}]}}]
+      containers: [{{name: one, image: one}}, {{name: two, image: two}}]
+      volumes: [{{name: data, emptyDir: {{}}}}]
+"""
+
+
+def check_others():
+    """That the components suit a workload with more in it, and leave that as it is."""
+    for kind in ("Deployment", "StatefulSet", "DaemonSet"):
+        for components in (["sidecar"], ["sidecar", "classic"]):
+            with tempfile.TemporaryDirectory() as place:
+                relative = [os.path.relpath(DEPLOY / "kustomize" / name, os.path.realpath(place)) for name in components]
+                kustomization = {"resources": ["other.yaml"], "components": relative}
+                pathlib.Path(place, "other.yaml").write_text(OTHER.format(kind=kind))
+                pathlib.Path(place, "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+                (workload,) = rendered(place)
+            before = yaml.safe_load(OTHER.format(kind=kind))["spec"]["template"]["spec"]
+            pod = workload["spec"]["template"]["spec"]
+            names = [[container["name"] for container in pod[key]] for key in ("initContainers", "containers")]
+            expected = [["migrate"], ["one", "two"]]
+            if "classic" in components:
+                expected[1].append("token-valet")
+            else:
+                expected[0].insert(0, "token-valet")
+            require(names == expected, f"{kind}, {components}: {names}")
+            for key in ("initContainers", "containers", "volumes"):
+                require(all(item in pod[key] for item in before[key]), f"{kind}, {components}: {key} changes")
+            require(before["securityContext"].items() <= pod["securityContext"].items(), f"{kind}: securityContext")
+
+
 def check(overlay, versions):
     items = rendered(overlay)
     for item in items:
@@ -218,9 +258,10 @@ def main():
         count += number
         sidecars.append(sidecar)
     require(all(sidecar == sidecars[0] for sidecar in sidecars), "the sidecar is not the same in all overlays")
+    check_others()
     spoiled = check_refuses()
     print(
-        f"ran: {len(VERSIONS)} overlays, {count} objects, schemas of 1.25 to 1.37, restricted; "
+        f"ran: {len(VERSIONS)} overlays, {count} objects, schemas of 1.25 to 1.37, restricted; 6 other workloads; "
         f"{spoiled} spoiled ones are refused; only schema-checked"
     )
 

@@ -9,6 +9,7 @@ import pathlib
 import re
 import sys
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 
@@ -38,6 +39,20 @@ def expressions():
             filled = target["expr"].replace("$__rate_interval", "10s").replace("$job", ".*").replace("$instance", ".*")
             assert "$" not in filled, filled
             yield panel["title"], filled
+
+
+def check_places():
+    """That no panel covers another, and that none goes over the edge, which is at 24."""
+    panels = json.loads((DEPLOY / "grafana/dashboard.json").read_text())["panels"]
+    taken, ids = set(), [panel["id"] for panel in panels]
+    for panel in panels:
+        place = panel["gridPos"]
+        cells = {(place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])}
+        if cells & taken or any(x >= 24 for x, _ in cells):
+            sys.exit(f"FAULT: {panel['title']} is in the way")
+        taken |= cells
+    if len(set(ids)) != len(ids):
+        sys.exit("FAULT: panels with the same id")
 
 
 def metrics_of(expression):
@@ -85,7 +100,7 @@ def main():
     states = [rule for group in ask("rules")["groups"] for rule in group["rules"]]
     if sick := [rule["name"] for rule in states if rule["health"] != "ok"]:
         sys.exit(f"FAULT: rules that cannot be evaluated: {sick}")
-    # Every panel has its place.
+    check_places()
     titles = {title for title, _ in panels}
     pathlib.Path(RESULT).write_text(
         f"{len(titles)} panels, {len(panels)} expressions parse, {with_data} have data, {waiting} wait for metrics; "
