@@ -56,9 +56,9 @@ certificates() {
       -extfile <(echo subjectAltName=DNS:provider.test,DNS:localhost)
 } 2>/dev/null
 
-# The imitation of the provider on port 8443 with the certificates in $1.
+# The imitation of the provider on port 8443 with the certificates in $1; $2 is how long its tokens live.
 start_provider() {
-  start "$1/provider.log" node "$here/provider.mjs" 8443 "$1/provider.key" "$1/provider.pem"
+  start "$1/provider.log" node "$here/provider.mjs" 8443 "$1/provider.key" "$1/provider.pem" "${2:-5}"
   until_true 10 grep -q listening "$1/provider.log" || fail "the provider does not start: $(cat "$1/provider.log")"
 }
 
@@ -148,14 +148,14 @@ plain_volumes() {
 }
 
 # The program itself, with a life that is eventful enough for every metric to have a value: an outage at first, a
-# rejected token, a secret that is replaced. In $1, which it fills.
+# rejected token, a secret that is replaced. In $1, which it fills. Its tokens live for 12 s.
 eventful_sidecar() {
   local place=$1
   plain_volumes "$place"
   start "$place/sidecar.log" "$TOKEN_VALET_STATIC_BIN" run
   until_true 10 is_200 http://127.0.0.1:9901/livez || fail "it is not alive: $(cat "$place/sidecar.log")"
   [ "$(status_of http://127.0.0.1:8080/accounts)" = 503 ] || fail "an answer without a token"
-  start_provider "$place/tls"
+  start_provider "$place/tls" 12
   provider=$pid
   until_true 20 is_200 http://127.0.0.1:9901/startupz || fail "no first token: $(cat "$place/sidecar.log")"
   is_200 http://127.0.0.1:8080/accounts || fail "no answer"

@@ -1,17 +1,17 @@
 // An imitation of the provider for the tests of what is deployed: a token endpoint and an API, by TLS, HTTP/1.1 and
-// HTTP/2, on one port. Usage: provider.mjs PORT KEY CERTIFICATE
+// HTTP/2, on one port. Usage: provider.mjs PORT KEY CERTIFICATE [SECONDS]: how long its tokens live, 5 by default.
 //
 // Unlike `token-valet sandbox` it is another process, so that what is tested is `token-valet run`.
 import { readFileSync } from "node:fs";
 import { createSecureServer } from "node:http2";
 
-const [port, key, cert] = process.argv.slice(2);
+const [port, key, cert, life = 5] = process.argv.slice(2);
 let issued = 0;
 
 function token(response) {
   issued += 1;
   const refresh = { refresh_token: `refresh-${issued}` };
-  reply(response, 200, { access_token: `access-${issued}`, token_type: "Bearer", expires_in: 5, ...refresh });
+  reply(response, 200, { access_token: `access-${issued}`, token_type: "Bearer", expires_in: Number(life), ...refresh });
 }
 
 function reply(response, status, body) {
