@@ -4,6 +4,7 @@
 mod guard;
 
 use std::{
+    cell::RefCell,
     rc::Rc,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -22,7 +23,8 @@ use crate::{
     config::{self, Gate, log_level},
     listener::Peer,
     metrics::Metrics,
-    telemetry::LogLevel,
+    reload::{Outcome, Reloader},
+    telemetry::LogControl,
     token::{Renewal, TokenCell},
 };
 
@@ -30,9 +32,11 @@ use crate::{
 #[derive(Debug)]
 pub struct Orders {
     /// What is logged from now on.
-    pub log_level: LogLevel,
+    pub log: LogControl,
     /// Told to drain and end; `None` if that is not permitted.
     pub quit: Option<Rc<Notify>>,
+    /// Looks at the configuration; `None` if it cannot change.
+    pub reloader: Option<Rc<RefCell<Reloader>>>,
 }
 
 /// Answers probes and scrapes, and takes orders.
@@ -82,12 +86,18 @@ impl Admin {
         (page.answer)(self, request.uri().query())
     }
 
-    /// Answers a request on a connection that is one too many.
+    /// Answers a request on a connection that is one too many, and the last on it: probes all the same, or
+    /// whoever takes all places would have the process taken for dead.
     #[must_use]
-    pub fn refuse(&self) -> Response<Full<Bytes>> {
-        let mut refusal = text(StatusCode::SERVICE_UNAVAILABLE, "too many connections are open");
-        refusal.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-        refusal
+    pub fn handle_surplus<B>(&self, request: &Request<B>, peer: Peer) -> Response<Full<Bytes>> {
+        let is_probe = PROBES.contains(&request.uri().path());
+        let mut answer = if is_probe {
+            self.handle(request, peer)
+        } else {
+            text(StatusCode::SERVICE_UNAVAILABLE, "too many connections are open")
+        };
+        answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        answer
     }
 
     fn started(&self) -> Result<&'static str, &'static str> {
@@ -115,10 +125,20 @@ impl Admin {
         }
     }
 
+    fn reload(&self) -> Response<Full<Bytes>> {
+        match self.orders.reloader.as_ref().map(|reloader| reloader.borrow_mut().look()) {
+            Some(Outcome::Unchanged) => text(StatusCode::OK, "nothing has changed"),
+            Some(Outcome::Reloaded) => text(StatusCode::OK, "reloaded; the log names what changed"),
+            // They may show what the environment holds.
+            Some(Outcome::Refused) => text(StatusCode::UNPROCESSABLE_ENTITY, "it has faults, which the log tells"),
+            None => text(StatusCode::FORBIDDEN, "this configuration cannot change"),
+        }
+    }
+
     fn set_log_level(&self, word: &str) -> Response<Full<Bytes>> {
         match log_level(word) {
             Some(level) => {
-                self.orders.log_level.set(level);
+                self.orders.log.set_level(level);
                 tracing::info!(level = word, "the log's level was set at the admin port");
                 text(StatusCode::OK, &format!("the log's level is {word} until the next start"))
             }
@@ -169,12 +189,16 @@ impl Page {
     }
 }
 
-static PAGES: [Page; 7] = [
+/// What keeps an orchestrator from ending the process.
+const PROBES: [&str; 3] = ["/livez", "/startupz", "/readyz"];
+
+static PAGES: [Page; 8] = [
     Page::probe("/livez", |_, _| probe(Ok("alive"))),
     Page::probe("/startupz", |admin, _| probe(admin.started())),
     Page::probe("/readyz", |admin, _| probe(admin.ready())),
     Page::probe("/metrics", |admin, _| answer(StatusCode::OK, OPEN_METRICS, admin.scraped())),
     Page { path: "/refresh", methods: &[Method::POST], purpose: Purpose::Act, answer: |admin, _| admin.refresh() },
+    Page { path: "/reload", methods: &[Method::POST], purpose: Purpose::Act, answer: |admin, _| admin.reload() },
     Page {
         path: "/log-level",
         methods: &[Method::PUT],

@@ -3,36 +3,42 @@
 mod certificates;
 mod worker;
 
-use std::{io, rc::Rc, time::Duration};
+use std::{cell::RefCell, convert::Infallible, io, rc::Rc, sync::Arc, time::Duration};
 
 use landlock::RulesetError;
 use rustls::pki_types::InvalidDnsNameError;
-use tokio::{sync::Notify, task::spawn_local, time::timeout};
+use tokio::{
+    sync::{Notify, watch},
+    task::spawn_local,
+    time::{sleep, timeout},
+};
 
 use self::{
-    certificates::{Expiries, rotate},
+    certificates::{Certificates, Expiries},
     worker::Workers,
 };
 use crate::{
     admin::{Admin, Orders},
     clock::Clock,
-    config::{Address, Config},
+    config::{Address, Config, Entry},
     confinement::{self, Confinement},
     http_client::Connector,
     listener::{HalfClose, HttpLimits, ListenError, Listener},
     metrics::Metrics,
     proxy::{Limits, Proxy, ProxyMetrics},
-    shutdown::{self, Drain, Signals},
-    telemetry::LogLevel,
+    reload::{self, Outcome, Reloader},
+    shutdown::{self, Drain, Request, Requests, Signals},
+    telemetry::LogControl,
     tls::{self, Rotation, TlsError},
-    token::{Refresher, Store, StoreError, TokenClient},
+    token::{Refresher, Renewal, Store, StoreError, TokenClient},
 };
 
 /// How long an exchange that is under way at the end may take, as it may bring a new refresh token.
 const LAST_EXCHANGE: Duration = Duration::from_secs(10);
 /// Probes are small and quick, whatever the application's requests may be.
 const ADMIN_LIMITS: HttpLimits = HttpLimits {
-    idle_timeout: Duration::from_secs(30),
+    // Places are few, and callers make a new connection now and then.
+    idle_timeout: Duration::from_secs(5),
     header_timeout: Duration::from_secs(5),
     write_timeout: Duration::from_secs(5),
     max_header_bytes: 8 * 1_024,
@@ -62,6 +68,17 @@ pub enum AppError {
     Runtime(#[from] io::Error),
 }
 
+/// The configuration, and how it may change.
+#[derive(Debug)]
+pub struct Setup {
+    /// As it is at the start.
+    pub config: Config,
+    /// Where it comes from and is looked for again, with what was found there; `None` if it never changes.
+    pub origin: Option<(reload::Origin, Vec<Entry>)>,
+    /// What it says of the log has its effect by this.
+    pub log: LogControl,
+}
+
 /// Runs the sidecar until a signal has it drained. `started` is told the two addresses once they are open.
 ///
 /// Must be called within a [`tokio::runtime::LocalRuntime`]: the control thread's.
@@ -69,11 +86,11 @@ pub enum AppError {
 /// # Errors
 /// See [`AppError`]. A provider that is down is none.
 pub async fn run(
-    config: Config,
-    log_level: LogLevel,
-    mut signals: Signals,
+    Setup { config, origin, log }: Setup,
+    (mut signals, mut requests): (Signals, Requests),
     started: impl FnOnce(&Listener, &Listener),
 ) -> Result<(), AppError> {
+    let config = Arc::new(config);
     let clock = Clock::kernel();
     let metrics = Metrics::default();
     let proxy_metrics = ProxyMetrics::new(&metrics);
@@ -82,6 +99,7 @@ pub async fn run(
 
     let token_tls = tls::client_config(&config.token.trust)?;
     let endpoint = TokenClient::new(&config.token, &token_tls)?;
+    let token_connector = endpoint.connector();
     let store = config.token.state_file.as_deref().map(Store::open).transpose().map_err(AppError::Store)?;
     let (refresher, tokens, renewal) =
         Refresher::new(&config.token, endpoint, store, clock.clone(), rand::make_rng(), metrics.token.clone());
@@ -101,8 +119,9 @@ pub async fn run(
     let port = Listener::bind(&listen.address, listen.unix_mode, listen.max_connections)?;
     let admin_address = Address::Tcp(config.admin.address);
     let admin_port = Listener::bind(&admin_address, 0, config.admin.max_connections)?;
+    let file = origin.as_ref().map(|(origin, _)| origin.file.as_path());
     // Before there are other threads: it counts for this one and for those that it starts.
-    let confinement = if config.process.confine { confinement::confine(&config)? } else { Confinement::None };
+    let confinement = if config.process.confine { confinement::confine(&config, file)? } else { Confinement::None };
     tracing::info!(
         address = %port.address(),
         admin = %admin_port.address(),
@@ -112,14 +131,23 @@ pub async fn run(
     );
     started(&port, &admin_port);
 
-    let expiries = Expiries::new(&config, &metrics.certificate_expiry);
-    if let Some(identity) = &config.upstream.identity {
-        let rotation = Rotation::new(identity, clock.clone(), &metrics.token.secret_reloads);
-        spawn_local(rotate(rotation, plain_tls, connector.clone(), expiries, config.reload.poll));
-    }
+    let (changes, reloader) = watch_configuration(&config, origin, &log, &metrics);
+    let certificates = Certificates {
+        rotation: config
+            .upstream
+            .identity
+            .as_ref()
+            .map(|identity| Rotation::new(identity, clock.clone(), &metrics.token.secret_reloads)),
+        identity: config.upstream.identity.as_ref().map(|identity| identity.client.clone()),
+        api: connector.clone(),
+        token: token_connector,
+        expiries: Expiries::new(&config, &metrics.certificate_expiry),
+    };
+    spawn_local(certificates.follow(changes.clone(), config.reload.poll));
+    let heeded = renewal.clone();
     let refresher = spawn_local(refresher.run(exchanges_end));
     let quit = Rc::new(Notify::new());
-    let orders = Orders { log_level, quit: config.admin.quit.then(|| Rc::clone(&quit)) };
+    let orders = Orders { log, quit: config.admin.quit.then(|| Rc::clone(&quit)), reloader: reloader.clone() };
     let admin = Admin::new(&config.admin, tokens.clone(), renewal.clone(), clock.clone(), metrics, orders);
     spawn_local(serve_admin(admin, admin_port, drain.clone()));
     let (grace, threads, http) = (config.shutdown.grace, config.listen.threads, HttpLimits::new(&config));
@@ -127,13 +155,14 @@ pub async fn run(
         let (connector, limits, clock) = (connector.clone(), limits.clone(), clock.clone());
         Proxy::new(&config, connector, limits, tokens.clone(), renewal.clone(), clock, &proxy_metrics)
     };
-    let mut workers = Workers::start(threads, port, http, &drain, new_proxy)?;
+    let mut workers = Workers::start(threads, port, http, &drain, new_proxy, &changes)?;
 
     let outcome = tokio::select! {
-        signal = signals.next() => {
+        signal = signals.end() => {
             tracing::info!(signal, grace_s = grace.as_secs(), "draining");
             Ok(())
         }
+        never = heed(&mut requests, reloader.as_deref(), &heeded) => match never {},
         () = quit.notified() => {
             tracing::info!(grace_s = grace.as_secs(), "draining, as asked at the admin port");
             Ok(())
@@ -153,9 +182,49 @@ pub async fn run(
     };
     tokio::select! {
         () = end => {}
-        signal = signals.next() => tracing::warn!(signal, "requests were cut off by a second signal"),
+        signal = signals.end() => tracing::warn!(signal, "requests were cut off by a second signal"),
     }
     outcome
+}
+
+/// Every good configuration from now on, and who looks for it. Without an origin it stays as it is.
+fn watch_configuration(
+    config: &Arc<Config>,
+    origin: Option<(reload::Origin, Vec<Entry>)>,
+    log: &LogControl,
+    metrics: &Metrics,
+) -> (watch::Receiver<Arc<Config>>, Option<Rc<RefCell<Reloader>>>) {
+    let Some((origin, entries)) = origin else { return (watch::channel(Arc::clone(config)).1, None) };
+    let (reloader, changes) = Reloader::new(origin, Arc::clone(config), entries, log.clone(), metrics.reload.clone());
+    let reloader = Rc::new(RefCell::new(reloader));
+    if config.reload.watch {
+        let (reloader, poll) = (Rc::clone(&reloader), config.reload.poll);
+        spawn_local(async move {
+            loop {
+                sleep(poll).await;
+                reloader.borrow_mut().look();
+            }
+        });
+    }
+    (changes, Some(reloader))
+}
+
+/// Does what SIGHUP and SIGUSR1 ask for.
+async fn heed(requests: &mut Requests, reloader: Option<&RefCell<Reloader>>, renewal: &Renewal) -> Infallible {
+    loop {
+        match requests.next().await {
+            Request::Reload => match reloader.map(|reloader| reloader.borrow_mut().look()) {
+                Some(Outcome::Unchanged) => tracing::info!("nothing of the configuration has changed"),
+                Some(Outcome::Reloaded | Outcome::Refused) => {}
+                None => tracing::info!("this configuration cannot change"),
+            },
+            Request::Refresh => {
+                if let Err(error) = renewal.ask() {
+                    tracing::warn!(%error, "a refresh that was asked for is not made");
+                }
+            }
+        }
+    }
 }
 
 async fn serve_admin(admin: Admin, port: Listener, drain: Drain) {
@@ -164,7 +233,8 @@ async fn serve_admin(admin: Admin, port: Listener, drain: Drain) {
         let (admin, is_surplus) = (Rc::clone(&admin), accepted.is_surplus());
         spawn_local(accepted.serve(ADMIN_LIMITS, drain.clone(), move |request| {
             let peer = request.body().peer();
-            std::future::ready(if is_surplus { admin.refuse() } else { admin.handle(&request, peer) })
+            let answer = if is_surplus { admin.handle_surplus(&request, peer) } else { admin.handle(&request, peer) };
+            std::future::ready(answer)
         }));
     });
     if let Err(error) = accepted.await {

@@ -14,11 +14,12 @@ use clap::{Args, Parser, Subcommand};
 use tokio::runtime::{Builder, LocalOptions};
 
 use crate::{
-    app::{self, AppError},
+    app::{self, AppError, Setup},
     config::{Config, ConfigError},
     process,
+    reload::Origin,
     report::Report,
-    shutdown::Signals,
+    shutdown::{Requests, Signals},
     telemetry,
 };
 
@@ -130,9 +131,11 @@ pub fn run() -> ExitCode {
 
 fn run_sidecar(file: &Path) -> Result<(), CliError> {
     on_control_thread(|signals| async move {
-        let config = Config::load(file, environment())?;
-        let log_level = telemetry::init(&config.log);
-        Ok(app::run(config, log_level, signals, |_, _| {}).await?)
+        let origin = Origin { file: file.to_owned(), environment: environment() };
+        let (config, entries) = origin.load()?;
+        let log = telemetry::init(&config.log);
+        let setup = Setup { config, origin: Some((origin, entries)), log };
+        Ok(app::run(setup, signals, |_, _| {}).await?)
     })
 }
 
@@ -143,7 +146,7 @@ fn check(file: &Path) -> Result<(), CliError> {
 }
 
 /// Runs a command's main future, with the signals' handlers installed before anything else happens.
-fn on_control_thread<F>(command: impl FnOnce(Signals) -> F) -> Result<(), CliError>
+fn on_control_thread<F>(command: impl FnOnce((Signals, Requests)) -> F) -> Result<(), CliError>
 where
     F: Future<Output = Result<(), CliError>>,
 {

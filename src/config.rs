@@ -79,7 +79,18 @@ impl Config {
     /// # Errors
     /// With every fault that was found, when the file cannot be read or used.
     pub fn load(path: &Path, environment: impl IntoIterator<Item = (String, String)>) -> Result<Self, ConfigError> {
-        Self::parse(path, &Self::text(path)?, environment)
+        Self::load_with_entries(path, environment).map(|(config, _)| config)
+    }
+
+    /// The same, with every key and where its value comes from.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn load_with_entries(
+        path: &Path,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<(Self, Vec<Entry>), ConfigError> {
+        read::read(Source::new(path, &Self::text(path)?, environment)?)
     }
 
     /// The same for a `text` that is at hand; `name` is what messages call it.
@@ -327,6 +338,8 @@ pub struct Log {
     pub format: LogFormat,
     /// Which requests get a line.
     pub access: AccessLog,
+    /// A request that takes longer gets a line too, unless there are none; zero for never.
+    pub slow: Duration,
 }
 
 /// How a log line looks.
@@ -354,7 +367,9 @@ pub enum AccessLog {
 /// `[reload]`
 #[derive(Clone, Debug)]
 pub struct Reload {
-    /// How often the files of the client's certificate are looked at.
+    /// Whether a changed configuration is looked for.
+    pub watch: bool,
+    /// How often files are looked at, those of the client's certificate in any case.
     pub poll: Duration,
 }
 

@@ -72,22 +72,24 @@ struct Needs {
     ports: BTreeSet<u16>,
 }
 
-/// Gives up everything else, for the calling thread and all that it starts.
+/// Gives up all but what this configuration, which is in this `file` if in any, needs: for the calling thread and all that it starts.
 ///
 /// # Errors
 /// When the kernel refuses what it claims to know.
-pub fn confine(config: &Config) -> Result<Confinement, RulesetError> {
-    Needs::of(config).confine()
+pub fn confine(config: &Config, file: Option<&Path>) -> Result<Confinement, RulesetError> {
+    Needs::of(config, file).confine()
 }
 
 impl Needs {
-    fn of(config: &Config) -> Self {
+    fn of(config: &Config, file: Option<&Path>) -> Self {
         let mut needs = Self {
             read: OF_THE_SYSTEM.map(PathBuf::from).into(),
             ports: [DNS_PORT, config.upstream.origin.port, config.token.origin.port].into(),
             ..Self::default()
         };
-        for path in files(&config.token) {
+        let authorities = [&config.upstream.trust, &config.token.trust].map(|trust| trust.ca_file.as_deref());
+        let read_again = authorities.into_iter().chain([file]).flatten();
+        for path in files(&config.token).chain(read_again) {
             needs.read.extend(directories(path));
         }
         if let Some(identity) = &config.upstream.identity {

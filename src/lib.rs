@@ -30,6 +30,7 @@ pub mod patience;
 pub mod process;
 pub mod proxy;
 pub mod received;
+pub mod reload;
 pub mod report;
 pub mod sandbox;
 pub mod secret;

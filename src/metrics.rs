@@ -35,6 +35,24 @@ pub struct Metrics {
     pub token: TokenMetrics,
     /// When certificates of the configuration are no longer valid.
     pub certificate_expiry: Family<Certificate, Gauge>,
+    /// Of changed configurations.
+    pub reload: ReloadMetrics,
+}
+
+/// The metrics of changed configurations.
+#[derive(Clone, Debug, Default)]
+pub struct ReloadMetrics {
+    reloads: Family<Outcome, Counter>,
+    /// Whether the configuration on disk is the one in use, but for what needs a restart.
+    pub last_successful: Gauge,
+}
+
+impl ReloadMetrics {
+    /// One more was read; `result` is `success` or `failure`.
+    pub fn count(&self, result: &'static str) {
+        self.reloads.get_or_create(&Outcome { result }).inc();
+        self.last_successful.set((result == "success").into());
+    }
 }
 
 /// A certificate of the configuration.
@@ -128,6 +146,13 @@ impl Default for Metrics {
         let http = HttpMetrics::default();
         registry.register_collector(Box::new(http.clone()));
         let token = TokenMetrics::register(&mut registry);
+        let reload = ReloadMetrics::default();
+        registry.register("config_reloads", "Changed configurations", reload.reloads.clone());
+        registry.register(
+            "config_last_reload_successful",
+            "Whether the last changed configuration was good",
+            reload.last_successful.clone(),
+        );
         let certificate_expiry = Family::default();
         registry.register_with_unit(
             "tls_certificate_expiry_timestamp",
@@ -135,7 +160,7 @@ impl Default for Metrics {
             Unit::Seconds,
             certificate_expiry.clone(),
         );
-        Self { registry, unprefixed, http, token, certificate_expiry }
+        Self { registry, unprefixed, http, token, certificate_expiry, reload }
     }
 }
 

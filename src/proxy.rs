@@ -9,6 +9,7 @@ mod forwarded;
 mod guard;
 pub(crate) mod headers;
 mod in_flight;
+mod live;
 mod measure;
 mod outbound;
 mod replay;
@@ -18,19 +19,23 @@ mod upgrade;
 mod upload;
 pub(crate) mod verdict;
 
-use std::{cell::Cell, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    time::Duration,
+};
 
-use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Version, request::Parts};
+use http::{Request, Response, StatusCode, Version, request::Parts};
 use http_body::Body;
 use prometheus_client::metrics::{counter::Counter, family::Family};
 use tokio::time::{Instant, timeout_at};
 
+pub use self::{body::ResponseBody, error::ProxyError, guard::Forbidden};
 use self::{
-    access::AccessLog,
-    allow::Allow,
     expect::Gate,
     guard::Guard,
     in_flight::InFlightLimit,
+    live::Live,
     measure::Measure,
     outbound::{Api, Outbound},
     replay::ReplayMemory,
@@ -39,7 +44,6 @@ use self::{
     upload::{Upload, UploadWatch},
     verdict::Verdict,
 };
-pub use self::{body::ResponseBody, error::ProxyError, guard::Forbidden};
 use crate::{
     clock::{Clock, Moment},
     config::{Config, Forwarded},
@@ -55,16 +59,14 @@ pub struct Proxy {
     pool: Pool<Upload>,
     pool_idle_timeout: Duration,
     guard: Guard,
-    allow: Allow,
+    live: RefCell<Rc<Live>>,
     prefix: String,
     api: Api,
     forwarded: Forwarded,
-    set_headers: Vec<(HeaderName, HeaderValue)>,
     response_timeout: Duration,
     idle_body_timeout: Duration,
     tunnel_idle_timeout: Duration,
     in_flight: InFlightLimit,
-    access: AccessLog,
     rejection_statuses: Vec<StatusCode>,
     replay_memory: ReplayMemory,
     tokens: TokenCell,
@@ -126,16 +128,14 @@ impl Proxy {
             pool: Pool::new(connector, config.upstream.pool_max_idle, counts.connections()),
             pool_idle_timeout: config.upstream.pool_idle_timeout,
             guard: Guard::new(config),
-            allow: Allow::new(config),
+            live: RefCell::new(Rc::new(Live::new(config))),
             prefix: config.upstream.prefix.clone(),
             api: Api::new(&config.upstream.origin),
             forwarded: config.upstream.forwarded,
-            set_headers: config.upstream.set_headers.clone(),
             response_timeout: config.upstream.response_timeout,
             idle_body_timeout: config.upstream.idle_body_timeout,
             tunnel_idle_timeout: config.upstream.tunnel_idle_timeout,
             in_flight: limits.in_flight,
-            access: AccessLog::new(config.log.access),
             rejection_statuses: config.token.rejection_statuses.clone(),
             replay_memory: limits.replay_memory,
             tokens,
@@ -152,6 +152,15 @@ impl Proxy {
         self.pool.sweeps(self.pool_idle_timeout)
     }
 
+    /// Has the requests that come from now on go by another configuration, as far as it may change.
+    pub fn reconfigure(&self, config: &Config) {
+        self.live.replace(Rc::new(Live::new(config)));
+    }
+
+    fn live(&self) -> Rc<Live> {
+        Rc::clone(&self.live.borrow())
+    }
+
     /// Answers one request, with the API's response or with the reason why there is none.
     ///
     /// # Cancel safety
@@ -160,8 +169,9 @@ impl Proxy {
         let began = self.clock.now();
         let (mut head, body) = request.into_parts();
         let measure = Measure::begin(&self.counts, &self.clock, &head.method, began);
-        let outcome = self.forward(&mut head, body, began, &measure).await;
-        self.access.log(&head, &outcome, || self.clock.now().saturating_since(began));
+        let live = self.live();
+        let outcome = self.forward(&mut head, body, began, &live, &measure).await;
+        live.access.log(&head, &outcome, || self.clock.now().saturating_since(began));
         match outcome {
             Ok(response) => {
                 measure.answered(response.status(), Answerer::Upstream);
@@ -181,7 +191,7 @@ impl Proxy {
         let error = ProxyError::Crowded;
         let answer = error.response();
         Measure::begin(&self.counts, &self.clock, &head.method, self.clock.now()).failed(&error);
-        self.access.log(&head, &Err(error), || Duration::ZERO);
+        self.live().access.log(&head, &Err(error), || Duration::ZERO);
         answer
     }
 
@@ -190,6 +200,7 @@ impl Proxy {
         head: &mut Parts,
         body: RequestBody,
         now: Moment,
+        live: &Live,
         measure: &Measure,
     ) -> Result<Response<ResponseBody>, ProxyError> {
         let in_flight = self.in_flight.enter()?;
@@ -197,7 +208,7 @@ impl Proxy {
         let target = target::to_upstream(&head.method, &head.uri, &self.prefix)?;
         let peer = body.peer();
         self.guard.admit(head, peer)?;
-        self.allow.check(&head.method, head.uri.path())?;
+        live.allow.check(&head.method, head.uri.path(), &head.headers)?;
         // Before the body is polled: a caller that waits for `100 Continue` does not send it in vain.
         let bearer = self.bearer(now).await?;
 
@@ -214,8 +225,8 @@ impl Proxy {
             headers::join_cookies(&mut head.headers);
         }
         forwarded::introduce(self.forwarded, head, peer);
-        headers::set(&mut head.headers, &self.set_headers);
-        let path = self.access.is_on().then(|| target.clone());
+        headers::set(&mut head.headers, &live.set_headers);
+        let path = live.access.is_on().then(|| target.clone());
         let mut outbound =
             Outbound { api: &self.api, method: &head.method, target, headers: &head.headers, upgrade, measure };
         let (generation, response) = self.send(&outbound, upload, &watch, bearer).await?;

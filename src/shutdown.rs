@@ -46,6 +46,15 @@ impl Drain {
     }
 }
 
+/// What a signal asks for, short of the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// SIGHUP: look at the configuration.
+    Reload,
+    /// SIGUSR1: refresh the token.
+    Refresh,
+}
+
 /// The signals that end the process: SIGTERM and SIGINT.
 ///
 /// Made first thing, because process 1 of a container ignores every signal that it has no handler for.
@@ -55,23 +64,44 @@ pub struct Signals {
     int: Signal,
 }
 
+/// The signals that [ask for something](Request).
+#[derive(Debug)]
+pub struct Requests {
+    hup: Signal,
+    usr1: Signal,
+}
+
 impl Signals {
     /// Installs the handlers; needs to be called within a runtime.
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn install() -> io::Result<Self> {
-        Ok(Self { term: signal(SignalKind::terminate())?, int: signal(SignalKind::interrupt())? })
+    pub fn install() -> io::Result<(Self, Requests)> {
+        let ends = Self { term: signal(SignalKind::terminate())?, int: signal(SignalKind::interrupt())? };
+        Ok((ends, Requests { hup: signal(SignalKind::hangup())?, usr1: signal(SignalKind::user_defined1())? }))
     }
 
-    /// Waits for the next of them and gives its name.
+    /// Waits for the next that ends the process and gives its name.
     ///
     /// # Cancel safety
     /// Dropping the future loses nothing: a signal that came in between is seen by the next call.
-    pub async fn next(&mut self) -> &'static str {
+    pub async fn end(&mut self) -> &'static str {
         tokio::select! {
             _ = self.term.recv() => "SIGTERM",
             _ = self.int.recv() => "SIGINT",
+        }
+    }
+}
+
+impl Requests {
+    /// Waits for the next request.
+    ///
+    /// # Cancel safety
+    /// As for [`Signals::end`].
+    pub async fn next(&mut self) -> Request {
+        tokio::select! {
+            _ = self.hup.recv() => Request::Reload,
+            _ = self.usr1.recv() => Request::Refresh,
         }
     }
 }

@@ -2,23 +2,26 @@
 
 use std::{
     convert::Infallible,
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use prometheus_client::metrics::{family::Family, gauge::Gauge};
-use rustls::ClientConfig;
-use tokio::time::sleep;
+use tokio::{sync::watch, time::sleep};
 
 use crate::{
     certificate::earliest_end,
-    config::Config,
+    config::{ClientIdentity, Config, Trust},
     http_client::Connector,
     metrics::Certificate,
+    report::Report,
     tls::{self, Rotation},
 };
 
-/// The label of the client's certificate.
+/// The labels of certificates.
 const CLIENT: &str = "client";
+const UPSTREAM_CA: &str = "upstream_ca";
+const TOKEN_CA: &str = "token_ca";
 
 /// When certificates end, as metrics.
 #[derive(Clone, Debug)]
@@ -29,17 +32,18 @@ impl Expiries {
     pub(super) fn new(config: &Config, gauges: &Family<Certificate, Gauge>) -> Self {
         let this = Self(gauges.clone());
         let (upstream, token) = (&config.upstream, &config.token);
-        let ends = [
-            (CLIENT, upstream.identity.as_ref().map(|identity| identity.client.end)),
-            ("upstream_ca", earliest_end(&upstream.trust.extra)),
-            ("token_ca", earliest_end(&token.trust.extra)),
-        ];
-        for (cert, end) in ends {
-            if let Some(end) = end {
-                this.set(cert, end);
-            }
+        if let Some(identity) = &upstream.identity {
+            this.set(CLIENT, identity.client.end);
         }
+        this.set_authorities(UPSTREAM_CA, &upstream.trust);
+        this.set_authorities(TOKEN_CA, &token.trust);
         this
+    }
+
+    fn set_authorities(&self, cert: &'static str, trust: &Trust) {
+        if let Some(end) = earliest_end(&trust.extra) {
+            self.set(cert, end);
+        }
     }
 
     fn set(&self, cert: &'static str, end: SystemTime) {
@@ -48,21 +52,65 @@ impl Expiries {
     }
 }
 
-/// Has new connections of all threads show the client's certificate as it is in its files, looked at
-/// every `interval`. `plain` are the settings without it.
-pub(super) async fn rotate(
-    mut rotation: Rotation,
-    plain: ClientConfig,
-    connector: Connector,
-    expiries: Expiries,
-    interval: Duration,
-) -> Infallible {
-    loop {
-        sleep(interval).await;
-        if let Some(identity) = rotation.look() {
-            connector.replace_tls(&tls::with_identity(&plain, &identity));
-            expiries.set(CLIENT, identity.end);
-            tracing::info!("new connections show the client's new certificate");
+/// Whom the connections to the provider believe, and who they say they are, as files change.
+#[derive(Debug)]
+pub(super) struct Certificates {
+    /// Looks for another client's certificate, if there is one at all.
+    pub(super) rotation: Option<Rotation>,
+    /// What the client shows.
+    pub(super) identity: Option<ClientIdentity>,
+    pub(super) api: Connector,
+    pub(super) token: Connector,
+    pub(super) expiries: Expiries,
+}
+
+impl Certificates {
+    /// Has new connections of all threads go by the `changes`, and by the files of the client's
+    /// certificate, looked at every `interval`.
+    pub(super) async fn follow(mut self, mut changes: watch::Receiver<Arc<Config>>, interval: Duration) -> Infallible {
+        let mut trust = changes.borrow().upstream.trust.clone();
+        let mut token_trust = changes.borrow().token.trust.clone();
+        loop {
+            tokio::select! {
+                () = sleep(interval) => {
+                    if let Some(identity) = self.rotation.as_mut().and_then(Rotation::look) {
+                        self.expiries.set(CLIENT, identity.end);
+                        self.identity = Some(identity);
+                        self.renew_api(&trust);
+                        tracing::info!("new connections show the client's new certificate");
+                    }
+                }
+                // An error means that nothing changes any more.
+                Ok(()) = changes.changed() => {
+                    let config = Arc::clone(&changes.borrow_and_update());
+                    if config.upstream.trust.extra != trust.extra {
+                        trust.extra.clone_from(&config.upstream.trust.extra);
+                        self.renew_api(&trust);
+                        self.expiries.set_authorities(UPSTREAM_CA, &trust);
+                    }
+                    if config.token.trust.extra != token_trust.extra {
+                        token_trust.extra.clone_from(&config.token.trust.extra);
+                        renew(&self.token, &token_trust, None);
+                        self.expiries.set_authorities(TOKEN_CA, &token_trust);
+                    }
+                }
+            }
+        }
+    }
+
+    fn renew_api(&self, trust: &Trust) {
+        renew(&self.api, trust, self.identity.as_ref());
+    }
+}
+
+fn renew(connector: &Connector, trust: &Trust, identity: Option<&ClientIdentity>) {
+    match tls::client_config(trust) {
+        Ok(plain) => {
+            let tls = identity.map(|identity| tls::with_identity(&plain, identity));
+            connector.replace_tls(tls.as_ref().unwrap_or(&plain));
+        }
+        Err(error) => {
+            tracing::error!(error = %Report(&error), "the new certificates are of no use; the last good ones are")
         }
     }
 }

@@ -1,14 +1,15 @@
 //! The threads that serve requests, each with a runtime and a proxy of its own.
 
-use std::{io, rc::Rc, thread};
+use std::{io, rc::Rc, sync::Arc, thread};
 
 use tokio::{
     runtime::{Builder, LocalOptions},
-    sync::mpsc,
+    sync::{mpsc, watch},
     task::spawn_local,
 };
 
 use crate::{
+    config::Config,
     listener::{Accepted, Detached, HttpLimits, Listener, Places},
     proxy::Proxy,
     shutdown::Drain,
@@ -30,14 +31,16 @@ impl Workers {
         limits: HttpLimits,
         drain: &Drain,
         new_proxy: impl Fn() -> Proxy + Clone + Send + 'static,
+        config: &watch::Receiver<Arc<Config>>,
     ) -> io::Result<Self> {
         let (ended, ends) = mpsc::channel(count);
         let places = port.places();
         let spawn = |number: usize, source: Source| {
             let (ended, places, drain, new_proxy) = (ended.clone(), places.clone(), drain.clone(), new_proxy.clone());
+            let config = config.clone();
             thread::Builder::new().name(format!("proxy-{number}")).spawn(move || {
                 let mut end = End { ended, how: Err(io::Error::other("a thread panicked")) };
-                end.how = work(source, new_proxy, limits, &places, drain);
+                end.how = work(source, new_proxy, config, limits, &places, drain);
             })
         };
         let mut lanes = Vec::with_capacity(count - 1);
@@ -92,6 +95,7 @@ enum Source {
 fn work(
     source: Source,
     new_proxy: impl FnOnce() -> Proxy,
+    config: watch::Receiver<Arc<Config>>,
     limits: HttpLimits,
     places: &Places,
     drain: Drain,
@@ -100,6 +104,7 @@ fn work(
     let served = runtime.block_on(async move {
         let proxy = Rc::new(new_proxy());
         spawn_local(proxy.sweeps_pool());
+        spawn_local(follow(config, Rc::clone(&proxy)));
         let serve = |accepted: Accepted| {
             let (proxy, drain, is_surplus) = (Rc::clone(&proxy), drain.clone(), accepted.is_surplus());
             spawn_local(accepted.serve(limits, drain, move |request| {
@@ -135,4 +140,11 @@ fn work(
     // Not to wait for a name's look-up that hangs.
     runtime.shutdown_background();
     served
+}
+
+/// Has the proxy go by each newer configuration.
+async fn follow(mut config: watch::Receiver<Arc<Config>>, proxy: Rc<Proxy>) {
+    while config.changed().await.is_ok() {
+        proxy.reconfigure(&config.borrow_and_update());
+    }
 }

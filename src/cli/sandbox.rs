@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use super::{CliError, environment, on_control_thread};
 use crate::{
-    app,
+    app::{self, Setup},
     config::{Address, Config},
     listener::Listener,
     sandbox::{Provider, Settings},
@@ -24,7 +24,7 @@ pub(super) fn run(file: Option<&Path>) -> Result<(), CliError> {
         let template = Template::new(file)?;
         // The provider needs to know some of the configuration, and the configuration where the provider is.
         let drawn = template.fill_in(None)?;
-        let log_level = telemetry::init(&drawn.log);
+        let log = telemetry::init(&drawn.log);
         let settings = Settings {
             client_id: drawn.token.client_id,
             scope: drawn.token.scope.unwrap_or_default(),
@@ -34,7 +34,8 @@ pub(super) fn run(file: Option<&Path>) -> Result<(), CliError> {
         };
         let provider = Provider::start(settings).map_err(CliError::Sandbox)?;
         let config = template.fill_in(Some(&provider))?;
-        app::run(config, log_level, signals, |port, admin| welcome(port, admin, &provider)).await?;
+        let setup = Setup { config, origin: None, log };
+        app::run(setup, signals, |port, admin| welcome(port, admin, &provider)).await?;
         Ok(())
     })
 }

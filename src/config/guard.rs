@@ -51,14 +51,22 @@ pub enum Rest {
     Anything,
 }
 
-/// A host's name without its port and final dot. `None` if it makes no sense.
+/// A host's name without its port and final dot (RFC 3986 section 3.2). `None` if it makes no sense: what
+/// follows the name is nothing but a port.
 pub(crate) fn host_name(authority: &str) -> Option<&str> {
-    let name = match authority.strip_prefix('[') {
-        Some(rest) => &authority[..rest.find(']')? + 2],
-        None => authority.split_once(':').map_or(authority, |(name, _)| name),
+    let end = match authority.strip_prefix('[') {
+        Some(rest) => rest.find(']')? + 2,
+        None => authority.find(':').unwrap_or(authority.len()),
     };
+    let (name, rest) = authority.split_at(end);
+    let port = rest.strip_prefix(':').unwrap_or(rest);
+    let is_port = port.bytes().all(|b| b.is_ascii_digit()) && (port.is_empty() || port.parse::<u16>().is_ok());
+    let has_colon = port.len() < rest.len();
+    if !is_port || (!rest.is_empty() && !has_colon) {
+        return None;
+    }
     let name = name.strip_suffix('.').unwrap_or(name);
-    (!name.is_empty()).then_some(name)
+    (!name.is_empty() && !name.contains('@')).then_some(name)
 }
 
 /// A host's name, as callers send it.
@@ -148,6 +156,18 @@ mod tests {
             ("[::1]", Some("[::1]")),
             ("127.0.0.1:1", Some("127.0.0.1")),
             ("[::1", None),
+            ("localhost:", Some("localhost")),
+            ("localhost:80@evil.example", None),
+            ("user@localhost", None),
+            ("localhost:evil.example", None),
+            ("127.0.0.1:80.evil.example", None),
+            ("[::1].evil.example", None),
+            ("[::1]evil.example", None),
+            ("[::1]80", None),
+            ("localhost:80:80", None),
+            ("localhost:99999", None),
+            ("localhost:-1", None),
+            ("localhost:+1", None),
             (":80", None),
             ("", None),
         ] {

@@ -51,7 +51,10 @@ pub(super) fn read(mut source: Source) -> Result<(Config, Vec<Entry>), ConfigErr
         admin: admin(s),
         shutdown: Shutdown { grace: s.value("shutdown.grace", "25s", duration("0s", "1h")) },
         log: log(s),
-        reload: Reload { poll: s.value("reload.poll", "10s", duration("100ms", "1h")) },
+        reload: Reload {
+            watch: s.value("reload.watch", "true", boolean),
+            poll: s.value("reload.poll", "10s", duration("100ms", "1h")),
+        },
         process: Process { confine: s.value("process.confine", "true", boolean) },
         sandbox: Sandbox {
             token_life: s.value("sandbox.token_life", "299s", duration("1s", "24h")),
@@ -120,11 +123,7 @@ fn upstream(s: &mut Source) -> Upstream {
         identity: client_identity(s, url.origin.scheme),
         prefix: url.prefix(),
         origin: url.origin,
-        trust: Trust {
-            roots: s.value("upstream.roots", "bundled", word(ROOTS)),
-            extra: s.optional("upstream.ca_file", certificates).unwrap_or_default(),
-            tls_min: s.value("upstream.tls_min", "1.2", word(TLS_VERSIONS)),
-        },
+        trust: trust(s, ["upstream.roots", "upstream.ca_file", "upstream.tls_min"]),
         http: s.value("upstream.http", "1.1", word(HTTP_VERSIONS)),
         forwarded: s.value("upstream.forwarded", "off", word(FORWARDED)),
         set_headers: s.optional("upstream.set_headers", set_headers).unwrap_or_default(),
@@ -137,6 +136,12 @@ fn upstream(s: &mut Source) -> Upstream {
         tunnel_idle_timeout: s.value("upstream.tunnel_idle_timeout", "10m", duration("100ms", "24h")),
         max_in_flight: s.value("upstream.max_in_flight", "1024", integer(1..=65_536)),
     }
+}
+
+fn trust(s: &mut Source, [roots, ca_file, tls_min]: [&'static str; 3]) -> Trust {
+    let roots = s.value(roots, "bundled", word(ROOTS));
+    let (ca_file, extra) = s.optional(ca_file, certificates).unzip();
+    Trust { roots, ca_file, extra: extra.unwrap_or_default(), tls_min: s.value(tls_min, "1.2", word(TLS_VERSIONS)) }
 }
 
 /// Both of its files or neither, and a pair that fits.
@@ -190,11 +195,7 @@ fn token(s: &mut Source) -> Token {
         ),
         body: s.value("token.body", "json", word(&[("json", BodyFormat::Json), ("form", BodyFormat::Form)])),
         scope: s.optional("token.scope", text),
-        trust: Trust {
-            roots: s.value("token.roots", "bundled", word(ROOTS)),
-            extra: s.optional("token.ca_file", certificates).unwrap_or_default(),
-            tls_min: s.value("token.tls_min", "1.2", word(TLS_VERSIONS)),
-        },
+        trust: trust(s, ["token.roots", "token.ca_file", "token.tls_min"]),
         refresh_at: s.value("token.refresh_at", "0.7,0.8", span(0.1..=0.95)),
         default_lifetime: s.value("token.default_lifetime", "120s", duration("1s", "24h")),
         timeout: s.value("token.timeout", "10s", duration("1s", "60s")),
@@ -332,6 +333,7 @@ fn log(s: &mut Source) -> Log {
         level: s.value("log.level", "info", word(LEVELS)),
         format: s.value("log.format", "auto", word(FORMATS)),
         access: s.value("log.access", "errors", word(ACCESS)),
+        slow: s.value("log.slow", "2s", duration("0s", "1h")),
     }
 }
 

@@ -1,5 +1,7 @@
 //! Whom a TLS client believes, and what it speaks.
 
+use std::path::PathBuf;
+
 use rustls::pki_types::CertificateDer;
 
 /// Whom a TLS client believes.
@@ -7,6 +9,8 @@ use rustls::pki_types::CertificateDer;
 pub struct Trust {
     /// The set of public authorities.
     pub roots: Roots,
+    /// The file.
+    pub ca_file: Option<PathBuf>,
     /// The certificates of `ca_file`, believed beside them.
     pub extra: Vec<CertificateDer<'static>>,
     /// The oldest version that is spoken.

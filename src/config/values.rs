@@ -270,9 +270,9 @@ pub(super) fn secret_file(raw: &Raw<'_>) -> Parsed<SecretSource> {
     }
 }
 
-/// A PEM file's certificates, at least one. Nothing of the file is shown: it may be the wrong one,
+/// A PEM file, and its certificates, at least one. Nothing of the file is shown: it may be the wrong one,
 /// with a key in it.
-pub(super) fn certificates(raw: &Raw<'_>) -> Parsed<Vec<CertificateDer<'static>>> {
+pub(super) fn certificates(raw: &Raw<'_>) -> Parsed<(PathBuf, Vec<CertificateDer<'static>>)> {
     let path = path(raw)?;
     let read = CertificateDer::pem_file_iter(&path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     let are_anchors = |certificates: &[CertificateDer<'static>]| {
@@ -280,7 +280,7 @@ pub(super) fn certificates(raw: &Raw<'_>) -> Parsed<Vec<CertificateDer<'static>>
         !certificates.is_empty() && certificates.iter().all(|c| store.add(c.clone()).is_ok())
     };
     match read {
-        Ok(certificates) if are_anchors(&certificates) => Ok(certificates),
+        Ok(certificates) if are_anchors(&certificates) => Ok((path, certificates)),
         Err(pem::Error::Io(e)) => Err(Mismatch::statement(format!("names {path:?}, which cannot be read: {e}"))),
         Ok(_) | Err(_) => Err(Mismatch::expected("a PEM file of valid certificates, one at least")),
     }

@@ -13,18 +13,26 @@ const TRACE_ID: HeaderName = HeaderName::from_static("ob-trace-id");
 /// The longest id that is logged, in bytes. It comes from others.
 const MAX_ID: usize = 128;
 
-/// Which requests get a line; `log.access`.
+/// Which requests get a line; `log.access` and `log.slow`.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct AccessLog(config::AccessLog);
+pub(super) struct AccessLog {
+    choice: config::AccessLog,
+    /// Zero for none.
+    slow: Duration,
+}
 
 impl AccessLog {
-    pub(super) fn new(choice: config::AccessLog) -> Self {
-        Self(choice)
+    pub(super) fn new(config: &config::Log) -> Self {
+        Self { choice: config.access, slow: config.slow }
     }
 
     /// Whether there are any lines at all.
     pub(super) fn is_on(self) -> bool {
-        self.0 != config::AccessLog::Off
+        self.choice != config::AccessLog::Off
+    }
+
+    fn is_slow(self, elapsed: impl FnOnce() -> Duration) -> bool {
+        !self.slow.is_zero() && elapsed() >= self.slow
     }
 
     /// Writes the line of one request. The query stays out of it: it may hold what is personal.
@@ -32,11 +40,11 @@ impl AccessLog {
         self,
         head: &Parts,
         outcome: &Result<Response<ResponseBody>, ProxyError>,
-        elapsed: impl FnOnce() -> Duration,
+        elapsed: impl Fn() -> Duration,
     ) {
         let method = head.method.as_str();
         let path = head.uri.path();
-        match (self.0, outcome) {
+        match (self.choice, outcome) {
             (config::AccessLog::Off, _) => {}
             (_, Err(error)) => tracing::warn!(
                 method,
@@ -68,6 +76,16 @@ impl AccessLog {
                 ob_trace_id = id(response.headers(), &TRACE_ID),
                 elapsed_ms = millis(elapsed()),
                 "a request was forwarded"
+            ),
+            (config::AccessLog::Errors, Ok(response)) if self.is_slow(&elapsed) => tracing::info!(
+                method,
+                path,
+                status = response.status().as_u16(),
+                request_id = %request_id(head),
+                ob_correlation_id = id(response.headers(), &CORRELATION_ID),
+                ob_trace_id = id(response.headers(), &TRACE_ID),
+                elapsed_ms = millis(elapsed()),
+                "a request took long"
             ),
             (config::AccessLog::Errors, Ok(_)) => {}
         }

@@ -1,9 +1,18 @@
 //! What may be asked of the API: the rules of `upstream.allow`, and paths that could slip past them.
 
-use http::Method;
+use http::{HeaderMap, HeaderName, Method};
 
 use super::guard::Forbidden;
 use crate::config::{AllowRule, Config, Rest, Segment};
+
+/// By these a server may take a request for another one than its method and target say.
+static OVERRIDES: [HeaderName; 5] = [
+    HeaderName::from_static("x-http-method"),
+    HeaderName::from_static("x-http-method-override"),
+    HeaderName::from_static("x-method-override"),
+    HeaderName::from_static("x-original-url"),
+    HeaderName::from_static("x-rewrite-url"),
+];
 
 /// The rules, and whether paths must be unambiguous.
 #[derive(Debug)]
@@ -18,10 +27,13 @@ impl Allow {
         Self { rules: config.upstream.allow.clone(), has_prefix: !config.upstream.prefix.is_empty() }
     }
 
-    /// Checks the caller's own path.
-    pub(super) fn check(&self, method: &Method, path: &str) -> Result<(), Forbidden> {
+    /// Checks what the caller asks for itself.
+    pub(super) fn check(&self, method: &Method, path: &str, headers: &HeaderMap) -> Result<(), Forbidden> {
         if self.rules.is_empty() && !self.has_prefix {
             return Ok(());
+        }
+        if let Some(field) = OVERRIDES.iter().find(|field| headers.contains_key(*field)) {
+            return Err(Forbidden::Override(field.clone()));
         }
         if is_ambiguous(path) {
             return Err(Forbidden::AmbiguousPath);
@@ -55,18 +67,27 @@ fn is_ambiguous(path: &str) -> bool {
     path.contains("//") || path.contains([';', '\\']) || has_odd_segment() || has_odd_escape(path)
 }
 
-/// An escape of an unreserved character (RFC 3986 section 2.3), a slash or a backslash; or none at all.
+/// An escape of an unreserved character (RFC 3986 section 2.3), a slash or a backslash; or none at all. Or
+/// escapes that are not UTF-8 together: a lax decoder takes an overlong form of a dot or slash for one.
 fn has_odd_escape(path: &str) -> bool {
-    path.split('%').skip(1).any(|escaped| {
+    let mut decoded = Vec::new();
+    let mut parts = path.split('%');
+    decoded.extend_from_slice(parts.next().unwrap_or_default().as_bytes());
+    for escaped in parts {
         let digits = escaped.get(..2).filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()));
         let Some(byte) = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) else { return true };
-        byte.is_ascii_alphanumeric() || b"-._~/\\\0;%".contains(&byte)
-    })
+        if byte.is_ascii_alphanumeric() || b"-._~/\\\0;%".contains(&byte) {
+            return true;
+        }
+        decoded.push(byte);
+        decoded.extend_from_slice(&escaped.as_bytes()[2..]);
+    }
+    std::str::from_utf8(&decoded).is_err()
 }
 
 #[cfg(test)]
 mod tests {
-    use http::Method;
+    use http::{HeaderMap, Method};
 
     use super::{Allow, AllowRule, Forbidden, Rest, Segment};
 
@@ -80,7 +101,7 @@ mod tests {
     }
 
     fn permits(rules: Vec<AllowRule>, method: &Method, path: &str) -> bool {
-        Allow { rules, has_prefix: false }.check(method, path).is_ok()
+        Allow { rules, has_prefix: false }.check(method, path, &HeaderMap::new()).is_ok()
     }
 
     #[test]
@@ -144,12 +165,12 @@ mod tests {
             "/a%3Bb",
         ] {
             for allow in [&everything, &prefixed] {
-                assert_eq!(allow.check(&Method::GET, path), Err(Forbidden::AmbiguousPath), "{path}");
+                assert_eq!(allow.check(&Method::GET, path, &HeaderMap::new()), Err(Forbidden::AmbiguousPath), "{path}");
             }
         }
         for path in ["/a/b.c/...", "/a/.b", "/caf%C3%A9", "/a%20b", "/a%3Fb", "/a:b@c,d"] {
             for allow in [&everything, &prefixed] {
-                assert_eq!(allow.check(&Method::GET, path), Ok(()), "{path}");
+                assert_eq!(allow.check(&Method::GET, path, &HeaderMap::new()), Ok(()), "{path}");
             }
         }
     }

@@ -9,7 +9,7 @@ use super::{Forbidden, ResponseBody, upload::UploadFault};
 use crate::{http_client::ConnectError, tls::Suspect, token::Unavailable};
 
 /// Names the sidecar as the origin of an answer, with the reason.
-const REASON: HeaderName = HeaderName::from_static("x-token-valet-error");
+pub(super) const REASON: HeaderName = HeaderName::from_static("x-token-valet-error");
 
 /// Why a request was not forwarded, or its answer not passed on.
 #[derive(Debug, thiserror::Error)]

@@ -48,6 +48,9 @@ pub enum Forbidden {
     /// It lacks the field of `listen.require_header`.
     #[error("the request lacks the header field `{0}` with the value of `listen.require_header`")]
     Header(HeaderName),
+    /// It has a field that could make another request of it.
+    #[error("the request's header field `{0}` could get it past `upstream.allow` or the path of `upstream.url`")]
+    Override(HeaderName),
     /// Its path can be read in more than one way.
     #[error("the request's path can be read in more than one way")]
     AmbiguousPath,

@@ -10,7 +10,7 @@ use http::{
     uri::Authority,
 };
 
-use super::ProxyError;
+use super::{ProxyError, error::REASON};
 
 /// The fields that concern one connection, whether or not `Connection` names them.
 static HOP_BY_HOP: [HeaderName; 8] = [
@@ -121,6 +121,8 @@ pub(super) fn connection_names(headers: &HeaderMap, option: &str) -> bool {
 /// Makes the API's fields fit for the caller.
 pub(crate) fn to_client(headers: &mut HeaderMap) {
     strip_hop_by_hop(headers);
+    // The sidecar alone may say that an answer is its own.
+    headers.remove(REASON);
 }
 
 fn strip_hop_by_hop(headers: &mut HeaderMap) {

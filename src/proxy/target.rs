@@ -7,13 +7,13 @@ use http::{
 
 use super::ProxyError;
 
-/// The request target for the API, in origin form (RFC 9112 section 3.2.1), or `*` as it came.
+/// The request target for the API, in origin form (RFC 9112 section 3.2.1), or the `*` of OPTIONS.
 ///
 /// An absolute target loses its scheme and authority: there is one upstream, whatever a caller names.
 ///
 /// # Errors
 /// [`ProxyError::MethodNotAllowed`] for CONNECT and TRACE; [`ProxyError::BadRequest`] for a target
-/// without a path, or with a user name or password.
+/// without a path, with a user name or password, or a `*` that is not for the whole server.
 pub(crate) fn to_upstream(method: &Method, target: &Uri, prefix: &str) -> Result<PathAndQuery, ProxyError> {
     // No tunnels; and a TRACE would show the caller the token that it is sent with (RFC 9110 section 9.3.8).
     if method == Method::CONNECT || method == Method::TRACE {
@@ -24,9 +24,10 @@ pub(crate) fn to_upstream(method: &Method, target: &Uri, prefix: &str) -> Result
         return Err(ProxyError::BadRequest);
     }
     let path_and_query = target.path_and_query().ok_or(ProxyError::BadRequest)?;
-    // `OPTIONS *` asks about the server as a whole.
+    // It asks about the server as a whole (RFC 9112 section 3.2.4), of which a prefix permits a part.
     if path_and_query == "*" {
-        return Ok(path_and_query.clone());
+        let may_ask = method == Method::OPTIONS && prefix.is_empty();
+        return if may_ask { Ok(path_and_query.clone()) } else { Err(ProxyError::BadRequest) };
     }
     if prefix.is_empty() {
         // Of `http://host#fragment` the parser keeps no path at all, and would write none.
@@ -77,8 +78,12 @@ mod tests {
     }
 
     #[test]
-    fn the_asterisk_stays_as_it_is() {
-        assert_eq!(rewritten("*", "/v1"), "*");
+    fn the_asterisk_is_for_options_and_for_a_whole_server() {
+        let asterisk = Uri::from_static("*");
+        let sent = to_upstream(&Method::OPTIONS, &asterisk, "").expect("accepted");
+        assert_eq!(sent, "*");
+        assert!(to_upstream(&Method::GET, &asterisk, "").is_err());
+        assert!(to_upstream(&Method::OPTIONS, &asterisk, "/v1").is_err());
     }
 
     #[test]

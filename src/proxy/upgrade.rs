@@ -113,7 +113,7 @@ fn sole(headers: &HeaderMap) -> Option<&HeaderValue> {
 fn may_be_granted(protocols: &HeaderValue) -> bool {
     let carries_http = |protocol: &[u8]| {
         let name = protocol.split(|b| *b == b'/').next().unwrap_or_default();
-        [&b"h2c"[..], b"tls", b"http"].iter().any(|known| name.eq_ignore_ascii_case(known))
+        [&b"h2c"[..], b"h2", b"tls", b"http"].iter().any(|known| name.eq_ignore_ascii_case(known))
     };
     headers::list(protocols).any(|protocol| !protocol.is_empty()) && !headers::list(protocols).any(carries_http)
 }

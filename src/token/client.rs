@@ -89,6 +89,12 @@ impl TokenClient {
         })
     }
 
+    /// Who makes its connections, so that their TLS settings can be replaced.
+    #[must_use]
+    pub fn connector(&self) -> Connector {
+        self.connector.clone()
+    }
+
     fn request(&self, presented: &Presented) -> Request<Full<Bytes>> {
         let mut request = Request::new(Full::new(Bytes::from_owner(self.fields(presented).encode(self.body))));
         *request.method_mut() = Method::POST;

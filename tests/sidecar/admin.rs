@@ -9,7 +9,7 @@ use std::{
 use token_valet::sandbox::Settings;
 
 use crate::{
-    harness::{ACCOUNTS, Connection, Response, Setup, Sidecar, provider, seconds, wait_until},
+    harness::{ACCOUNTS, Connection, Response, Setup, Sidecar, provider, seconds, wait_for, wait_until},
     metrics::{scraped, value},
 };
 
@@ -34,8 +34,11 @@ fn a_refresh_that_is_asked_for_brings_another_token() {
     assert_eq!(counted, 1.0);
     sidecar.get(ACCOUNTS).assert_accounts();
 
-    let refused = (0..20).map(|_| ask(&sidecar, "POST", "/refresh", &[])).find(|answer| answer.status == 429);
-    let refused = refused.expect("a bound");
+    let refused = wait_for("the bound", || {
+        let answer = ask(&sidecar, "POST", "/refresh", &[]);
+        (answer.status != 202).then_some(answer)
+    });
+    assert_eq!(refused.status, 429);
     assert_eq!(refused.header("retry-after"), Some("10"));
 }
 
@@ -129,4 +132,19 @@ fn a_flood_at_the_admin_port_keeps_no_request_and_no_token_waiting() {
         is_over.store(true, Relaxed);
     });
     wait_until("probes to be answered again", || sidecar.probe("/readyz") == 200);
+}
+
+#[test]
+fn probes_are_answered_also_when_all_places_are_taken() {
+    let provider = provider(Settings::default());
+    let sidecar = Setup::partner(&provider).set("admin.max_connections", 2).start();
+    sidecar.wait_until_it_serves();
+    let taken: Vec<_> = (0..2).map(|_| Connection::open(sidecar.admin)).collect();
+    wait_until("the places to be taken", || ask(&sidecar, "GET", "/metrics", &[]).status == 503);
+    for page in ["/livez", "/readyz", "/startupz"] {
+        let answer = ask(&sidecar, "GET", page, &[]);
+        assert_eq!((answer.status, answer.header("connection")), (200, Some("close")), "{page}");
+    }
+    drop(taken);
+    wait_until("a place to be free", || ask(&sidecar, "GET", "/metrics", &[]).status == 200);
 }

@@ -104,6 +104,7 @@ fn only_what_the_rules_allow_is_forwarded_and_no_spelling_slips_past_them() {
         ("GET", "/api/fdx/5/accounts;x=1"),
         ("GET", "/api/fdx/5/..\\..\\v1\\revoke"),
         ("GET", "/api/fdx/5/%61ccounts"),
+        ("GET", "/api/fdx/5/%c0%ae%c0%ae/accounts"),
         ("OPTIONS", "*"),
     ] {
         let refused = sidecar.ask(method, path, &[], b"");
@@ -112,4 +113,21 @@ fn only_what_the_rules_allow_is_forwarded_and_no_spelling_slips_past_them() {
     }
     assert_eq!(provider.requests().len(), before, "nothing reached the API");
     sidecar.get("/api/fdx/5/accounts?next=/../;//%2e").assert_accounts();
+}
+
+#[test]
+fn fields_that_could_make_another_request_of_one_that_is_allowed_are_refused() {
+    let (provider, sidecar) = start(|setup| setup.set("upstream.allow", json!(["GET /api/fdx/5/**"])));
+    let before = provider.requests().len();
+    for field in ["X-HTTP-Method-Override: DELETE", "x-http-method: PUT", "X-Original-URL: /admin"] {
+        let refused = ask(&sidecar, &["GET /api/fdx/5/accounts HTTP/1.1", "Host: localhost", field]);
+        refused.assert_problem(403, "forbidden");
+        let detail = refused.json()["detail"].to_string();
+        let name = field.split(':').next().expect("a name").to_ascii_lowercase();
+        assert!(detail.contains(&format!("`{name}`")) && detail.contains("`upstream.allow`"), "{detail}");
+    }
+    assert_eq!(provider.requests().len(), before, "nothing reached the API");
+    let (_provider, sidecar) = start(|setup| setup);
+    let passed = ["GET /api/fdx/5/accounts HTTP/1.1", "Host: localhost", "X-HTTP-Method-Override: DELETE"];
+    ask(&sidecar, &passed).assert_accounts();
 }

@@ -192,11 +192,19 @@ impl Setup {
         text
     }
 
-    /// Writes the configuration, and says where.
+    /// Writes the configuration in one step, and says where.
     pub(crate) fn write(&self) -> PathBuf {
         let path = self.directory.path().join("valet.toml");
-        fs::write(&path, self.text()).expect("a writable directory");
+        let new = path.with_extension("new");
+        fs::write(&new, self.text()).expect("a writable directory");
+        fs::rename(new, &path).expect("a writable directory");
         path
+    }
+
+    /// Sets a key of a configuration that may be in use.
+    pub(crate) fn rewrite(&mut self, key: &str, value: impl Into<Value>) {
+        self.values.insert(key.to_owned(), value.into());
+        self.write();
     }
 
     /// Starts a command with the configuration, without waiting for anything.

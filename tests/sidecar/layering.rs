@@ -110,6 +110,12 @@ const LAYERS: &[Layer] = &[
         reason: "accepts, and knows nothing of what is served",
     },
     Layer {
+        level: 4,
+        module: "reload",
+        may_use: &[All("config"), All("secret"), All("tls"), All("telemetry"), All("metrics")],
+        reason: "changes what may change while running",
+    },
+    Layer {
         level: 5,
         module: "proxy",
         may_use: &[
@@ -135,16 +141,11 @@ const LAYERS: &[Layer] = &[
             All("listener"),
             All("telemetry"),
             Only("token", &["Renewal", "Status", "TokenCell"]),
+            All("reload"),
             All("metrics"),
             All("shutdown"),
         ],
         reason: "reads what the others write",
-    },
-    Layer {
-        level: 5,
-        module: "reload",
-        may_use: &[All("config"), All("secret"), All("tls"), All("telemetry"), All("metrics")],
-        reason: "changes what may change while running",
     },
     Layer {
         level: 5,
@@ -186,6 +187,7 @@ const LAYERS: &[Layer] = &[
             All("telemetry"),
             All("listener"),
             All("process"),
+            All("reload"),
             All("shutdown"),
         ],
         reason: "says and prints what the terminal sees",

@@ -29,6 +29,7 @@ mod outage;
 mod proxying;
 mod raw_api;
 mod rejections;
+mod reload;
 mod scripted_api;
 mod secrets;
 mod slowloris;

@@ -40,6 +40,22 @@ fn tests_of(source: &str) -> BTreeSet<&str> {
     tests
 }
 
+/// The methods of a Python file that are run as tests.
+fn python_tests_of(source: &str) -> BTreeSet<&str> {
+    let mut is_left_out = false;
+    let mut tests = BTreeSet::new();
+    for line in source.lines().map(str::trim) {
+        if let Some((name, _)) = line.strip_prefix("def ").and_then(|rest| rest.split_once("(self"))
+            && !std::mem::take(&mut is_left_out)
+            && name.starts_with("test_")
+        {
+            tests.insert(name);
+        }
+        is_left_out |= line.starts_with("@unittest.");
+    }
+    tests
+}
+
 #[test]
 fn each_row_of_the_threat_model_names_tests_that_exist() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -51,7 +67,7 @@ fn each_row_of_the_threat_model_names_tests_that_exist() {
         assert!(!files.is_empty(), "no file: {cell}");
         for (file, tests) in files {
             let source = fs::read_to_string(root.join(file)).unwrap_or_else(|e| panic!("`{file}`: {e}"));
-            let known = tests_of(&source);
+            let known = if file.ends_with(".py") { python_tests_of(&source) } else { tests_of(&source) };
             assert!(!tests.is_empty(), "no test: {cell}");
             for test in tests {
                 assert!(known.contains(test), "`{file}` has no test `{test}`");
@@ -76,4 +92,18 @@ fn a_function_counts_as_a_test_only_where_it_is_run_as_one() {
     ];
     assert_eq!(tests_of(&source.join("\n")), BTreeSet::from(["b", "d"]));
     assert_eq!(named(" `x/y.rs`: `a`, `b`; `x/z.rs`: `c` "), [("x/y.rs", vec!["a", "b"]), ("x/z.rs", vec!["c"])]);
+}
+
+#[test]
+fn a_python_method_counts_as_a_test_only_where_it_is_run_as_one() {
+    let source = [
+        "class Attack(unittest.TestCase):",
+        "    def test_a(self) -> None:",
+        "    def of_none(self) -> None:",
+        "    @unittest.skip(\"later\")",
+        "    def test_b(self) -> None:",
+        "    def test_c(self) -> None:",
+        "def test_d() -> None:",
+    ];
+    assert_eq!(python_tests_of(&source.join("\n")), BTreeSet::from(["test_a", "test_c"]));
 }

@@ -212,6 +212,7 @@ fn wishes_that_cannot_be_granted_are_taken_out_and_the_request_goes_on() {
     let websocket = "Upgrade: websocket\r\n";
     for (what, request) in [
         ("h2c", get("Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n")),
+        ("h2", get("Connection: Upgrade\r\nUpgrade: h2\r\n")),
         ("h2c in a list", get("Connection: Upgrade\r\nUpgrade: websocket, H2C\r\n")),
         ("h2c behind an upgrade", get("Connection: Upgrade\r\nUpgrade: websocket\r\nUpgrade: h2c\r\n")),
         ("h2c before an upgrade", get("Connection: Upgrade\r\nUpgrade: h2c\r\nUpgrade: websocket\r\n")),

@@ -1,0 +1,217 @@
+//! The configuration changes while requests are served.
+
+use std::{
+    fs,
+    os::unix::fs::symlink,
+    path::Path,
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::process::Signal;
+use serde_json::json;
+use token_valet::sandbox::{Provider, Settings};
+
+use crate::{
+    harness::{ACCOUNTS, Connection, Process, Setup, Sidecar, is_full_drill, provider, seconds, wait_until},
+    metrics::{scraped, value},
+};
+
+/// Looks only when it is told to.
+fn start() -> (Provider, Sidecar) {
+    let provider = provider(Settings::default());
+    let sidecar = Setup::partner(&provider).set("reload.watch", false).start();
+    sidecar.wait_until_it_serves();
+    (provider, sidecar)
+}
+
+/// What it says to `POST /reload`.
+#[track_caller]
+fn reload(sidecar: &Sidecar) -> (u16, String) {
+    let answer = Connection::open(sidecar.admin).ask("POST", "/reload", &[], b"").expect("an answer");
+    (answer.status, String::from_utf8_lossy(&answer.body).trim_end().to_owned())
+}
+
+const RELOADED: (u16, &str) = (200, "reloaded; the log names what changed");
+
+#[track_caller]
+fn assert_reloaded(sidecar: &Sidecar) {
+    let (status, said) = reload(sidecar);
+    assert_eq!((status, &*said), RELOADED);
+}
+
+/// The newest line with this message.
+#[track_caller]
+fn newest(process: &Process, message: &str) -> serde_json::Value {
+    process.logged(message);
+    process.log().into_iter().rfind(|line| line["message"] == message).expect("it is there")
+}
+
+#[test]
+fn rules_and_fields_and_the_log_change_for_the_next_request() {
+    let (provider, mut sidecar) = start();
+    let mut caller = sidecar.connect();
+    caller.ask("GET", ACCOUNTS, &[], b"").expect("an answer").assert_accounts();
+    assert_eq!(reload(&sidecar), (200, "nothing has changed".to_owned()));
+
+    sidecar.setup.rewrite("upstream.allow", json!(["POST /sandbox/**"]));
+    sidecar.setup.rewrite("upstream.set_headers", json!({ "X-Api-Version": "6" }));
+    sidecar.setup.rewrite("log.access", "all");
+    assert_reloaded(&sidecar);
+    let told = newest(&sidecar.process, "the configuration was reloaded");
+    assert_eq!(told["keys"], "upstream.set_headers, upstream.allow, log.access");
+    // It waits for its turn on the thread that serves.
+    wait_until("the rule to hold", || caller.ask("GET", ACCOUNTS, &[], b"").expect("an answer").status == 403);
+    assert_eq!(caller.ask("POST", "/sandbox/echo", &[], b"x").expect("an answer").status, 200);
+    sidecar.process.logged("a request was forwarded");
+    let seen = provider.requests().into_iter().next_back().expect("a request");
+    assert_eq!(seen.headers.get("x-api-version").map(|value| value.as_bytes()), Some(&b"6"[..]));
+
+    sidecar.setup.rewrite("log.format", "text");
+    assert_reloaded(&sidecar);
+    wait_until("text", || sidecar.process.stderr().contains("INFO the configuration was reloaded keys=\"log.format\""));
+}
+
+#[test]
+fn a_sighup_has_it_looked_at_and_so_has_the_clock() {
+    let (_provider, mut sidecar) = start();
+    sidecar.setup.rewrite("upstream.allow", json!(["GET /nothing"]));
+    sidecar.process.signal(Signal::HUP);
+    wait_until("the rule to hold", || sidecar.get(ACCOUNTS).status == 403);
+
+    let provider = provider(Settings::default());
+    let mut watching = Setup::partner(&provider).set("reload.poll", "100ms").start();
+    watching.wait_until_it_serves();
+    watching.setup.rewrite("upstream.allow", json!(["GET /nothing"]));
+    wait_until("the rule to hold", || watching.get(ACCOUNTS).status == 403);
+}
+
+#[test]
+fn a_sigusr1_has_the_token_refreshed() {
+    let (provider, sidecar) = start();
+    let before = provider.exchanges().len();
+    sidecar.process.signal(Signal::USR1);
+    wait_until("another token", || provider.exchanges().len() > before);
+}
+
+#[test]
+fn a_faulty_configuration_is_refused_as_a_whole_and_the_last_good_one_goes_on() {
+    let (_provider, mut sidecar) = start();
+    let successful = |sidecar: &Sidecar| value(&scraped(sidecar), "config_last_reload_successful");
+    assert_eq!(successful(&sidecar), 1.0);
+    sidecar.setup.rewrite("upstream.allow", json!(["GET /nothing"]));
+    sidecar.setup.rewrite("upstream.response_timeout", "soon");
+    assert_eq!(reload(&sidecar), (422, "it has faults, which the log tells".to_owned()));
+    let told = sidecar.process.logged("the changed configuration has faults; the last good one goes on");
+    let faults = told["faults"].as_str().expect("text");
+    assert!(faults.contains("`upstream.response_timeout` is \"soon\"") && faults.contains("valet.toml:"), "{faults}");
+    assert_eq!(successful(&sidecar), 0.0);
+    sidecar.get(ACCOUNTS).assert_accounts();
+    // Told once.
+    assert_eq!(reload(&sidecar).0, 422);
+    assert_eq!(value(&scraped(&sidecar), r#"config_reloads_total{result="failure"}"#), 1.0);
+
+    sidecar.setup.rewrite("upstream.response_timeout", "30s");
+    assert_reloaded(&sidecar);
+    assert_eq!(successful(&sidecar), 1.0);
+    wait_until("the rule to hold", || sidecar.get(ACCOUNTS).status == 403);
+    let told = sidecar.process.logged("the configuration was changed where only a restart has an effect");
+    assert_eq!(told["keys"], "upstream.response_timeout");
+}
+
+#[test]
+fn another_authority_is_believed_and_the_former_no_longer() {
+    let provider = provider(Settings::default());
+    let other = self::provider(Settings::default());
+    let sidecar = Setup::partner(&provider).set("reload.poll", "100ms").set_file("upstream.ca_file", other.ca_pem());
+    let sidecar = sidecar.start();
+    wait_until("a token", || sidecar.probe("/readyz") == 200);
+    sidecar.get(ACCOUNTS).assert_problem(502, "upstream_tls");
+    sidecar.setup.replace_file("upstream.ca_file", provider.ca_pem());
+    sidecar.wait_until_it_serves();
+    sidecar.setup.replace_file("upstream.ca_file", other.ca_pem());
+    wait_until("a connection to be made anew", || sidecar.get(ACCOUNTS).status == 502);
+
+    sidecar.setup.replace_file("upstream.ca_file", provider.ca_pem());
+    sidecar.setup.replace_file("token.ca_file", other.ca_pem());
+    sidecar.wait_until_it_serves();
+    provider.revoke_tokens();
+    wait_until("the endpoint not to be believed", || {
+        sidecar.get(ACCOUNTS).status == 401
+            && sidecar.process.log().iter().any(|line| line["look_at"] == "token.ca_file")
+    });
+}
+
+/// As the kubelet replaces a mounted ConfigMap: a link to a directory is swapped, on which no watch on the
+/// file would tell anything.
+#[test]
+fn a_mounted_configuration_is_found_behind_its_swapped_link() {
+    let provider = provider(Settings::default());
+    let mount = tempfile::tempdir().expect("a temporary directory");
+    let setup = Setup::partner(&provider).set("reload.poll", "100ms");
+    let publish = |setup: &Setup, version: &str| {
+        let directory = mount.path().join(version);
+        fs::create_dir(&directory).expect("a writable directory");
+        fs::copy(setup.write(), directory.join("config.toml")).expect("a writable directory");
+        symlink(version, mount.path().join("..data.new")).expect("a free name");
+        fs::rename(mount.path().join("..data.new"), mount.path().join("..data")).expect("a writable directory");
+    };
+    publish(&setup, "..first");
+    let link = mount.path().join("config.toml");
+    symlink(Path::new("..data/config.toml"), &link).expect("a free name");
+    let mut process = Process::spawn(&["run", "-c", link.to_str().expect("UTF-8")], &[]);
+    let (address, _) = process.addresses();
+    let ask = || Connection::open(address).ask("GET", ACCOUNTS, &[], b"").expect("an answer").status;
+    wait_until("requests to be served", || ask() == 200);
+
+    let setup = setup.set("upstream.allow", json!(["GET /nothing"]));
+    publish(&setup, "..second");
+    fs::remove_dir_all(mount.path().join("..first")).expect("a writable directory");
+    wait_until("the rule to hold", || ask() == 403);
+}
+
+/// Ten reloads a second beside a load of requests: 30 s at 2,000 a second as a drill.
+#[test]
+fn no_request_fails_while_the_configuration_changes_again_and_again() {
+    const CALLERS: u32 = 8;
+    let (span, rate) = if is_full_drill() { (seconds(30), 2_000) } else { (seconds(2), 200) };
+    let provider = provider(Settings { memory: 1_000, ..Settings::default() });
+    let setup = Setup::partner(&provider).set("reload.poll", "100ms").set("listen.threads", 2);
+    let mut sidecar = setup.start();
+    sidecar.wait_until_it_serves();
+    let (is_over, served) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let (address, first, second) = (sidecar.address, provider.ca_pem().to_owned(), provider.ca_pem().repeat(2));
+    thread::scope(|scope| {
+        for _ in 0..CALLERS {
+            scope.spawn(|| {
+                let pause = Duration::from_secs(1) * CALLERS / rate;
+                let mut caller = Connection::open(address);
+                let mut due = Instant::now();
+                while !is_over.load(Relaxed) {
+                    caller.ask("GET", ACCOUNTS, &[], b"").expect("an answer").assert_accounts();
+                    served.fetch_add(1, Relaxed);
+                    due += pause;
+                    thread::sleep(due.saturating_duration_since(Instant::now()));
+                }
+            });
+        }
+        let start = Instant::now();
+        let mut version = 0;
+        while start.elapsed() < span {
+            version += 1;
+            let rules = json!([format!("GET /version/{version}"), "GET /api/fdx/5/**"]);
+            sidecar.setup.rewrite("upstream.allow", rules);
+            sidecar.setup.rewrite("upstream.set_headers", json!({ "X-Version": version.to_string() }));
+            sidecar.setup.replace_file("upstream.ca_file", if version % 2 == 0 { &first } else { &second });
+            thread::sleep(Duration::from_millis(100));
+        }
+        is_over.store(true, Relaxed);
+    });
+    let reloads = value(&scraped(&sidecar), r#"config_reloads_total{result="success"}"#);
+    #[expect(clippy::print_stderr, reason = "the figures of a drill")]
+    {
+        eprintln!("{} requests, all served; {reloads} reloads", served.load(Relaxed));
+    }
+    assert!(reloads >= 5.0, "{reloads} reloads");
+}
