@@ -77,35 +77,43 @@ client_secret_file = "/run/secrets/token-valet/client_secret"
 refresh_token_file = "/run/secrets/token-valet/refresh_token"
 state_file = "/var/lib/token-valet/state.json"
 ca_file = "/etc/token-valet/ca.pem"
+[reload]
+poll = "500ms"
 [log]
 access = "all"
 TOML
 }
 
-# What a bundle mounts, in $1: etc, secrets, state.
+# What a bundle mounts, in $1: etc, secrets, state. The certificates are in $2, the provider's name is $3, and $4 is
+# what sed does to the configuration.
 volumes() {
   local place=$1
-  mkdir -p "$place/etc" "$place/secrets" "$place/state"
-  write_secrets "$place/secrets" first secret
+  mkdir -p "$place/files/etc" "$place/files/secrets" "$place/etc" "$place/secrets" "$place/state"
+  cp "$2/ca.pem" "$place/files/etc"
+  recipient_config "$3" | sed "${4:-}" >"$place/files/etc/config.toml"
+  echo secret >"$place/files/secrets/client_secret"
+  echo first-refresh-token >"$place/files/secrets/refresh_token"
+  write_volume "$place" etc 0444
+  write_volume "$place" secrets 0440
   # As Kubernetes leaves a volume with an fsGroup: root's, and writable for the group.
   chown root:65532 "$place/state"
   chmod 2775 "$place/state"
+  echo 127.0.0.1 localhost >"$place/hosts"
 }
 
-# write_secrets PLACE VERSION SECRET: as the kubelet does, of mode 0440 for the group alone. The files are links into
-# ..data, which is a link to a directory, and is replaced at once.
-write_secrets() {
-  local place=$1 version=..$2 old
+# write_volume VOLUMES NAME MODE: as the kubelet writes a ConfigMap or Secret, of what is in files/NAME. Each file is a
+# link into ..data, which is a link to a directory, and is replaced at once.
+write_volume() {
+  local place=$1/$2 source=$1/files/$2 version old file
   old=$(readlink "$place/..data" || true)
-  mkdir "$place/$version"
-  echo "$3" >"$place/$version/client_secret"
-  echo first-refresh-token >"$place/$version/refresh_token"
+  version=..$(date +%s%N)
+  cp -r "$source" "$place/$version"
   chown -R root:65532 "$place/$version"
-  chmod 0440 "$place/$version"/*
+  chmod "$3" "$place/$version"/*
   ln -s "$version" "$place/..data_tmp"
   mv -T "$place/..data_tmp" "$place/..data"
   [ -z "$old" ] || rm -r "${place:?}/$old"
-  ln -sf ..data/client_secret ..data/refresh_token "$place"
+  for file in "$source"/*; do ln -sf "..data/$(basename "$file")" "$place"; done
 }
 
 # run_container ID BUNDLE: in the background by runc; its log is $own/ID.log.
@@ -148,7 +156,7 @@ plain_volumes() {
 }
 
 # The program itself, with a life that is eventful enough for every metric to have a value: an outage at first, a
-# rejected token, a secret that is replaced. In $1, which it fills. Its tokens live for 12 s.
+# rejected token, a secret and a configuration that are replaced. In $1, which it fills. Its tokens live for 12 s.
 eventful_sidecar() {
   local place=$1
   plain_volumes "$place"
@@ -162,5 +170,6 @@ eventful_sidecar() {
   is_200 --data-binary @"$place/config.toml" http://127.0.0.1:8080/accounts || fail "no answer"
   status_of http://127.0.0.1:8080/broken >"$place/broken"
   echo another-secret >"$place/client_secret"
+  sed -i 's/^access = .*/access = "errors"/' "$place/config.toml"
   status_of http://127.0.0.1:8080/rejected >"$place/rejected"
 }

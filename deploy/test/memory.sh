@@ -2,11 +2,8 @@
 . "$(dirname "$0")/lib.sh"
 certificates "$own/tls"
 start_provider "$own/tls"
-volumes "$own/volumes"
-cp "$own/tls/ca.pem" "$own/volumes/etc"
 # One connection each: over HTTP/2 all of them would share one's window.
-recipient_config localhost | sed 's/^http = .*//; s/^access = .*/access = "errors"/' >"$own/volumes/etc/config.toml"
-echo 127.0.0.1 localhost >"$own/volumes/hosts"
+volumes "$own/volumes" "$own/tls" localhost 's/^http = .*//; s/^access = .*/access = "errors"/'
 python3 "$here/bundle.py" "$own/bundle" "$own/volumes" --memory
 run_container memory "$own/bundle"
 until_true 10 is_200 http://127.0.0.1:9901/startupz || fail "no first token: $(cat "$own/memory.log")"

@@ -2,10 +2,7 @@
 # application, its end, SIGTERM, and 2 s to go. The provider is down at first.
 . "$(dirname "$0")/lib.sh"
 certificates "$own/tls"
-volumes "$own/volumes"
-cp "$own/tls/ca.pem" "$own/volumes/etc"
-recipient_config localhost >"$own/volumes/etc/config.toml"
-echo 127.0.0.1 localhost >"$own/volumes/hosts"
+volumes "$own/volumes" "$own/tls" localhost
 python3 "$here/bundle.py" "$own/sidecar" "$own/volumes" --seccomp "$deploy/seccomp/token-valet.json"
 
 run_container sidecar "$own/sidecar"

@@ -25,7 +25,7 @@ if echo mount | python3 "$here/unit_filter.py" "$deploy/systemd/token-valet.serv
 # 2. Of what nobody needs rights for, nothing else goes.
 mkdir "$own/rootfs"
 gcc -static -O1 -o "$own/rootfs/token-valet" "$here/forbidden.c"
-volumes "$own/volumes"
+volumes "$own/volumes" "$own/tls" localhost
 mkdir -p "$own"/rootfs/{proc,dev,etc/token-valet,run/secrets/token-valet,var/lib/token-valet}
 for with in without under; do
   option=()
