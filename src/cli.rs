@@ -19,6 +19,7 @@ use crate::{
     process,
     reload::Origin,
     report::Report,
+    secret,
     shutdown::{Requests, Signals},
     telemetry,
 };
@@ -140,7 +141,10 @@ fn run_sidecar(file: &Path) -> Result<(), CliError> {
 }
 
 fn check(file: &Path) -> Result<(), CliError> {
-    Config::load(file, environment())?;
+    let config = Config::load(file, environment())?;
+    for path in config.secret_files().filter(|path| secret::is_open_to_others(path)) {
+        eprintln!("warning: the secret file {path:?} is readable by others\n  hint: {}", secret::OPEN_HINT);
+    }
     println!("{}: no fault found", file.display());
     Ok(())
 }

@@ -106,6 +106,18 @@ impl Config {
         Ok(config)
     }
 
+    /// The files with secrets: those of the token's exchanges, and the key of the client's certificate.
+    pub fn secret_files(&self) -> impl Iterator<Item = &Path> {
+        let of_grant = match &self.token.grant {
+            Grant::ClientCredentials => None,
+            Grant::AuthorizationCode { code, .. } => Some(code),
+            Grant::RefreshToken { refresh_token } => Some(refresh_token),
+        };
+        let key = self.upstream.identity.as_ref().map(|identity| identity.files.key.as_path());
+        let sources = [Some(&self.token.client_secret), of_grant].into_iter().flatten();
+        sources.filter_map(SecretSource::file).chain(key)
+    }
+
     /// What a key says, unchecked; none if it says nothing. For the sandbox, which must supply what
     /// other keys then require.
     pub(crate) fn peek(

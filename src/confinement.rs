@@ -15,10 +15,7 @@ use landlock::{
     RulesetCreatedAttr, RulesetError, RulesetStatus, make_bitflags,
 };
 
-use crate::{
-    config::{Address, Config, Grant, Token},
-    secret::SecretSource,
-};
+use crate::config::{Address, Config};
 
 /// The newest version of Landlock whose restrictions are known here: file system, TCP, and devices.
 const VERSION: ABI = ABI::V5;
@@ -89,12 +86,11 @@ impl Needs {
         };
         let authorities = [&config.upstream.trust, &config.token.trust].map(|trust| trust.ca_file.as_deref());
         let read_again = authorities.into_iter().chain([file]).flatten();
-        for path in files(&config.token).chain(read_again) {
+        for path in config.secret_files().chain(read_again) {
             needs.read.extend(directories(path));
         }
         if let Some(identity) = &config.upstream.identity {
             needs.read.extend(directories(&identity.files.certificate));
-            needs.read.extend(directories(&identity.files.key));
         }
         needs.write.extend(config.token.state_file.iter().flat_map(|path| directories(path)));
         if let Address::Unix(path) = &config.listen.address {
@@ -124,19 +120,6 @@ impl Needs {
             RulesetStatus::NotEnforced => Confinement::None,
         })
     }
-}
-
-/// The files that are read at each exchange.
-fn files(token: &Token) -> impl Iterator<Item = &Path> {
-    let of_grant = match &token.grant {
-        Grant::ClientCredentials => None,
-        Grant::AuthorizationCode { code, .. } => Some(code),
-        Grant::RefreshToken { refresh_token } => Some(refresh_token),
-    };
-    [Some(&token.client_secret), of_grant].into_iter().flatten().filter_map(|source| match source {
-        SecretSource::File(path) => Some(path.as_path()),
-        SecretSource::Value(_) => None,
-    })
 }
 
 /// Where a file is: by its name and, if that is a link, by what it leads to. Not the file itself, which may be replaced.

@@ -30,6 +30,7 @@ pub mod patience;
 pub mod process;
 pub mod proxy;
 pub mod received;
+pub mod regular_file;
 pub mod reload;
 pub mod report;
 pub mod sandbox;

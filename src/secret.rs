@@ -2,16 +2,24 @@
 
 use std::{
     fmt,
-    fs::File,
+    fs::{self, Metadata},
     io::{self, Read},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
-use serde::{Deserialize, Deserializer};
 use zeroize::Zeroizing;
+
+use crate::regular_file;
 
 /// The largest secret that is read from a file: 64 KiB.
 pub const MAX_SECRET_BYTES: usize = 64 * 1024;
+
+/// What to do about a secret file that others may read.
+pub const OPEN_HINT: &str = "`chmod 0400` it, or set `defaultMode: 0400` for the volume in Kubernetes";
+
+/// The right to read of those who neither own a file nor are in its group (chmod(2), `S_IROTH`).
+const READABLE_BY_OTHERS: u32 = 0o004;
 
 /// A client secret, an authorization code or a refresh token.
 ///
@@ -34,13 +42,6 @@ impl Secret {
     }
 }
 
-impl<'de> Deserialize<'de> for Secret {
-    /// The text is copied once, into memory that is zeroed; what it was read from is the caller's to zero.
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer).map(Self::new)
-    }
-}
-
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret(redacted)")
@@ -58,6 +59,15 @@ pub enum SecretSource {
 }
 
 impl SecretSource {
+    /// The file, if it is one.
+    #[must_use]
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            Self::File(path) => Some(path),
+            Self::Value(_) => None,
+        }
+    }
+
     /// Reads the secret as it is now. One line end after it, as editors and `echo` leave, is not part of it.
     ///
     /// # Errors
@@ -70,9 +80,39 @@ impl SecretSource {
     }
 }
 
+/// Returns true if users who neither own the file nor are in its group may read it, as far as its own mode
+/// is concerned. Of a symbolic link, the file that it leads to counts. One that cannot be looked at is not open.
+#[must_use]
+pub fn is_open_to_others(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|metadata| is_open(&metadata))
+}
+
+fn is_open(metadata: &Metadata) -> bool {
+    metadata.mode() & READABLE_BY_OTHERS != 0
+}
+
+/// Warns of a secret file that others may read: once for each file that comes to be at its path. It is
+/// used all the same, as secrets that are mounted are often open to all of a container.
+#[derive(Debug, Default)]
+pub struct OpenFileWarning {
+    /// The device and the number of the file that was looked at last.
+    looked_at: Option<(u64, u64)>,
+}
+
+impl OpenFileWarning {
+    /// To be called after the file was read.
+    pub fn look(&mut self, path: &Path) {
+        let Ok(metadata) = fs::metadata(path) else { return };
+        let file = Some((metadata.dev(), metadata.ino()));
+        if std::mem::replace(&mut self.looked_at, file) != file && is_open(&metadata) {
+            tracing::warn!(file = %path.display(), hint = OPEN_HINT, "a secret file is readable by others");
+        }
+    }
+}
+
 fn read_file(path: &Path) -> Result<Secret, SecretError> {
     let fault = |problem| SecretError { path: path.to_owned(), problem };
-    let file = File::open(path).map_err(|e| fault(Problem::Unreadable(e)))?;
+    let file = regular_file::open(path).map_err(|e| fault(Problem::Unreadable(e)))?;
     // Room for all of it at once: a buffer that grows would leave copies behind it.
     let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_SECRET_BYTES + 1));
     file.take(MAX_SECRET_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(|e| fault(Problem::Unreadable(e)))?;
@@ -105,7 +145,8 @@ enum Problem {
 
 impl fmt::Display for SecretError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "secret file `{}` ", self.path.display())?;
+        // Quoted, as a name may hold what forges lines.
+        write!(f, "secret file {:?} ", self.path)?;
         match &self.problem {
             Problem::Unreadable(_) => f.write_str("cannot be read"),
             Problem::TooLong => write!(f, "is over {} KiB", MAX_SECRET_BYTES / 1024),

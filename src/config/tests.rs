@@ -542,7 +542,8 @@ fn a_secret_file_is_read_once_to_know_that_it_can_be() {
     variables.retain(|variable| *variable != SECRET);
     let read_file = |path: &Path| source(&format!("token.client_secret_file = {path:?}"), &variables).and_then(read);
     let message = read_file(Path::new("/nowhere/s")).expect_err("no such file").to_string();
-    let expected = "`token.client_secret_file` gives no secret: secret file `/nowhere/s` cannot be read: No such file";
+    let expected =
+        "`token.client_secret_file` gives no secret: secret file \"/nowhere/s\" cannot be read: No such file";
     assert!(message.contains(expected), "{message}");
 
     let file = tempfile::NamedTempFile::new().expect("a temporary file");

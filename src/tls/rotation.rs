@@ -7,6 +7,7 @@ use crate::{
     config::{ClientIdentity, Identity, IdentityFiles, IdentityText},
     metrics::Outcome,
     report::Report,
+    secret::OpenFileWarning,
 };
 
 /// Looks for another certificate in the configured files, by their content.
@@ -18,16 +19,20 @@ pub struct Rotation {
     /// What was found last, if it was not that and of no use; `None` within stands for files that
     /// cannot be read. It has been warned of.
     rejected: Option<Option<IdentityText>>,
+    /// Of the key's file; the certificate is no secret.
+    warning: OpenFileWarning,
     clock: Clock,
     reloads: Family<Outcome, Counter>,
 }
 
 impl Rotation {
-    /// `reloads` counts replaced and useless certificates.
+    /// Warns if others may read the key. `reloads` counts replaced and useless certificates.
     #[must_use]
     pub fn new(identity: &Identity, clock: Clock, reloads: &Family<Outcome, Counter>) -> Self {
         let (files, used) = (identity.files.clone(), identity.text.clone());
-        Self { files, used, rejected: None, clock, reloads: reloads.clone() }
+        let mut warning = OpenFileWarning::default();
+        warning.look(&files.key);
+        Self { files, used, rejected: None, warning, clock, reloads: reloads.clone() }
     }
 
     /// The new certificate, once, if there is one. Files that are of no use, as while they are being
@@ -45,6 +50,7 @@ impl Rotation {
         };
         match (parsed, text) {
             (Ok(identity), Some(text)) => {
+                self.warning.look(&self.files.key);
                 self.used = text;
                 self.rejected = None;
                 self.count("success");

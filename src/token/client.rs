@@ -5,15 +5,16 @@ use std::time::{Duration, SystemTime};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderValue, Method, Request, Response, StatusCode,
+    HeaderMap, HeaderValue, Method, Request, StatusCode,
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, HOST, RETRY_AFTER, USER_AGENT},
+    response::Parts,
     uri::PathAndQuery,
 };
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, pki_types::InvalidDnsNameError};
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 use super::{
     FetchError,
@@ -142,18 +143,25 @@ impl Exchange for TokenClient {
     async fn exchange(&self, presented: &Presented) -> Result<Issued, FetchError> {
         let exchange = async {
             let stream = self.connector.connect(Need::Http1).await.map_err(FetchError::Connect)?.stream;
-            let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(FetchError::Broken)?;
-            let request = self.request(presented);
-            let answer = async move {
-                let response = sender.send_request(request).await.map_err(FetchError::Broken)?;
-                understand(response, presented).await
+            // Declared before the connection, so dropped after it: while that lives, it shares their memory.
+            let mut frames = Frames::default();
+            let head = {
+                let (mut sender, connection) =
+                    http1::handshake(TokioIo::new(stream)).await.map_err(FetchError::Broken)?;
+                let (request, frames) = (self.request(presented), &mut frames);
+                let answer = async move {
+                    let response = sender.send_request(request).await.map_err(FetchError::Broken)?;
+                    let (head, body) = response.into_parts();
+                    frames.collect(body).await.map(|()| head)
+                };
+                // The connection is driven here, so that it ends with the exchange.
+                tokio::pin!(answer, connection);
+                tokio::select! {
+                    answer = &mut answer => answer,
+                    _ = &mut connection => answer.await,
+                }?
             };
-            // The connection is driven here, so that it ends with the exchange.
-            tokio::pin!(answer, connection);
-            tokio::select! {
-                answer = &mut answer => answer,
-                _ = &mut connection => answer.await,
-            }
+            understand(&head, &frames.joined(), presented)
         };
         tokio::time::timeout(self.timeout, exchange).await.map_err(|_| FetchError::Timeout)?
     }
@@ -184,11 +192,9 @@ fn basic(client_id: &str, secret: &Secret) -> HeaderValue {
     value
 }
 
-async fn understand(response: Response<Incoming>, presented: &Presented) -> Result<Issued, FetchError> {
-    let (head, body) = response.into_parts();
-    let body = collect(body).await?;
+fn understand(head: &Parts, body: &[u8], presented: &Presented) -> Result<Issued, FetchError> {
     let retry_after = retry_after(&head.headers);
-    match wire::parse(&body) {
+    match wire::parse(body) {
         Some(Answer::Error(error, description)) => {
             // Checked as it came: what is cut off or left out could be the rest of a secret.
             let description =
@@ -212,23 +218,42 @@ async fn understand(response: Response<Incoming>, presented: &Presented) -> Resu
     }
 }
 
-async fn collect(body: Incoming) -> Result<Zeroizing<Vec<u8>>, FetchError> {
-    let mut body = Limited::new(body, MAX_ANSWER_BYTES);
-    // Room for all of it at once: a buffer that grows would leave copies of the token behind it.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_ANSWER_BYTES));
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| match error.downcast::<hyper::Error>() {
-            Ok(error) => FetchError::Broken(*error),
-            Err(other) => {
-                debug_assert!(other.is::<LengthLimitError>());
-                FetchError::Oversize
+/// The pieces of an answer's body, in hyper's memory. They are zeroed when they are dropped, if the
+/// connection is gone by then; of pieces that share one buffer, only the last is.
+#[derive(Default)]
+struct Frames(Vec<Bytes>);
+
+impl Frames {
+    async fn collect(&mut self, body: Incoming) -> Result<(), FetchError> {
+        let mut body = Limited::new(body, MAX_ANSWER_BYTES);
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| match error.downcast::<hyper::Error>() {
+                Ok(error) => FetchError::Broken(*error),
+                Err(other) => {
+                    debug_assert!(other.is::<LengthLimitError>());
+                    FetchError::Oversize
+                }
+            })?;
+            self.0.extend(frame.into_data());
+        }
+        Ok(())
+    }
+
+    /// The whole body, in memory that is zeroed after use.
+    fn joined(&self) -> Zeroizing<Vec<u8>> {
+        // Allocates once: a buffer that grows would leave copies of the token behind it.
+        Zeroizing::new(self.0.concat())
+    }
+}
+
+impl Drop for Frames {
+    fn drop(&mut self) {
+        for frame in self.0.drain(..) {
+            if let Ok(mut bytes) = frame.try_into_mut() {
+                bytes.zeroize();
             }
-        })?;
-        if let Some(data) = frame.data_ref() {
-            bytes.extend_from_slice(data);
         }
     }
-    Ok(bytes)
 }
 
 /// A JWT's `exp`, counted from the response's own `Date`: the local wall clock has no say.

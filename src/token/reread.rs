@@ -6,7 +6,7 @@ use super::FetchError;
 use crate::{
     metrics::Outcome,
     report::Report,
-    secret::{Secret, SecretSource},
+    secret::{OpenFileWarning, Secret, SecretSource},
 };
 
 /// A secret that is read anew before each exchange; the last good value serves while that fails.
@@ -16,13 +16,20 @@ pub(super) struct Rereader {
     last_good: Option<Secret>,
     /// The last attempt to read it failed, and there was no value from before.
     is_missing: bool,
+    warning: OpenFileWarning,
     reloads: Family<Outcome, Counter>,
 }
 
 impl Rereader {
     /// `reloads` counts replaced and unreadable secrets.
     pub(super) fn new(source: SecretSource, reloads: &Family<Outcome, Counter>) -> Self {
-        Self { source, last_good: None, is_missing: false, reloads: reloads.clone() }
+        Self {
+            source,
+            last_good: None,
+            is_missing: false,
+            warning: OpenFileWarning::default(),
+            reloads: reloads.clone(),
+        }
     }
 
     /// The secret as it is now, or as it was when it could last be read.
@@ -31,6 +38,9 @@ impl Rereader {
             (Ok(secret), last) => {
                 if last.as_ref().is_some_and(|last| *last != secret) {
                     self.count("success");
+                }
+                if let Some(file) = self.source.file() {
+                    self.warning.look(file);
                 }
                 self.is_missing = false;
                 self.last_good = Some(secret.clone());

@@ -63,11 +63,13 @@ pub(super) fn form_encode(value: &str, into: &mut Vec<u8>) {
 /// What a token endpoint's body says, whatever its status.
 #[derive(Deserialize)]
 struct Body<'a> {
-    access_token: Option<Secret>,
+    #[serde(borrow)]
+    access_token: Option<&'a RawValue>,
     token_type: Option<String>,
     #[serde(borrow)]
     expires_in: Option<&'a RawValue>,
-    refresh_token: Option<Secret>,
+    #[serde(borrow)]
+    refresh_token: Option<&'a RawValue>,
     error: Option<String>,
     #[serde(borrow)]
     error_description: Option<&'a RawValue>,
@@ -108,19 +110,49 @@ pub(crate) fn parse(body: &[u8]) -> Option<Answer> {
     if let Some(error) = body.error {
         return Some(Answer::Error(OAuthError::from_wire(&error), body.error_description.and_then(description)));
     }
-    let Some(access_token) = body.access_token.filter(|token| !token.expose().is_empty()) else {
-        return Some(Answer::Other);
-    };
+    let (access_token, refresh_token) = (secret(body.access_token)?, secret(body.refresh_token)?);
+    let Some(access_token) = access_token else { return Some(Answer::Other) };
     Some(Answer::Grant(Grant {
         access_token,
         expires_in: body.expires_in.and_then(|raw| lifetime(raw.get())),
-        refresh_token: body.refresh_token.filter(|token| !token.expose().is_empty()),
+        refresh_token,
         token_type: match body.token_type {
             None => TokenType::Missing,
             Some(name) if name.eq_ignore_ascii_case("bearer") => TokenType::Bearer,
             Some(_) => TokenType::Other,
         },
     }))
+}
+
+/// The token that a field holds, if the field is there and not empty; `None` without it is for what is no string.
+fn secret(field: Option<&RawValue>) -> Option<Option<Secret>> {
+    let Some(field) = field else { return Some(None) };
+    let text = unescaped(field.get())?;
+    Some((!text.is_empty()).then(|| Secret::new(text)))
+}
+
+/// The text of a JSON string that was found to be well formed. `serde_json` would leave a copy of one with
+/// escapes behind it, and .NET writes `+` as one, PHP `/`. There is no token with a character that takes two.
+fn unescaped(json: &str) -> Option<String> {
+    let mut rest = json.strip_prefix('"')?.strip_suffix('"')?;
+    // As long as it will get: a buffer that grows would leave copies behind it.
+    let mut text = Zeroizing::new(String::with_capacity(rest.len()));
+    while let Some((plain, escape)) = rest.split_once('\\') {
+        text.push_str(plain);
+        let (code, length) = match escape.chars().next()? {
+            'u' => (char::from_u32(u32::from_str_radix(escape.get(1..5)?, 16).ok()?)?, 5),
+            'b' => ('\u{8}', 1),
+            'f' => ('\u{c}', 1),
+            'n' => ('\n', 1),
+            'r' => ('\r', 1),
+            't' => ('\t', 1),
+            itself => (itself, itself.len_utf8()),
+        };
+        text.push(code);
+        rest = escape.get(length..)?;
+    }
+    text.push_str(rest);
+    Some(std::mem::take(&mut *text))
 }
 
 /// `expires_in` as an integer, a float (rounded down) or a string with one of them, at most [`MAX_LIFETIME`].
@@ -284,6 +316,22 @@ mod tests {
         let long = printable(&"ab ".repeat(200)).expect("something");
         assert!(long.len() <= 200 && long.len() > 190, "{}", long.len());
         assert_eq!(printable("\u{0}é"), None);
+    }
+
+    #[test]
+    fn tokens_are_unescaped_as_json_has_it() {
+        let token = |json: &str| match parse(format!(r#"{{"access_token":{json}}}"#).as_bytes()) {
+            Some(Answer::Grant(grant)) => Some(grant.access_token.expose().to_owned()),
+            _ => None,
+        };
+        for json in
+            [r#""plain""#, r#""a\u002Bb\/c""#, r#""\"\\\b\f\n\r\t\u00e9\u0041""#, r#""\\u0041""#, "\"\u{e9}\\\\\""]
+        {
+            assert_eq!(token(json), Some(serde_json::from_str(json).expect("a JSON string")), "{json}");
+        }
+        for json in [r#""\ud83d\ude00""#, r#""\x""#, r#""\u12""#, r#""\u+041""#, "7", "[\"a\"]", "\"a\nb\""] {
+            assert_eq!(token(json), None, "{json}");
+        }
     }
 
     #[test]

@@ -212,8 +212,8 @@ class Exposure(Neighbour):
             dumpable and core == ["0", "0"],
         )
 
-    def test_the_admin_port_takes_no_orders_and_tells_no_secret(self) -> None:
-        """Unknown paths are 404, other methods 405, odd heads 400; and none of the answers shows a secret."""
+    def test_the_admin_port_takes_no_orders_of_web_pages_and_tells_no_secret(self) -> None:
+        """Pages of others get 403, unknown paths 404, other methods 405, odd heads 400; and no answer shows a secret."""
         configuration = self.configuration().set_file("token.client_secret_file", _SECRETS["the client's secret"])
         configuration.set("listen.require_header", f"X-Valet: {_SECRETS['the required header']}")
         sidecar = self.running(configuration.variable("UNRELATED", "canary-unrelated-Fr5Gt2Hy8Ju"))
@@ -240,10 +240,6 @@ class Exposure(Neighbour):
             "/api/fdx/5/accounts",
             "*",
             "http://evil.example/nothing",
-            "/quitquitquit",
-            "/reload",
-            "/refresh",
-            "/log-level",
             f"/proc/{sidecar.id}/environ",
         ]:
             for method in ["GET", "POST"]:
@@ -256,6 +252,22 @@ class Exposure(Neighbour):
                     404,
                     405,
                 )
+        for method, page in [
+            ("POST", "/refresh"),
+            ("POST", "/reload"),
+            ("PUT", "/log-level?trace"),
+            ("POST", "/quitquitquit"),
+        ]:
+            for what, head in [
+                ("a page's", "Host: localhost\r\nOrigin: https://evil.example"),
+                ("a rebound page's", "Host: evil.example"),
+                ("a sandboxed frame's", "Host: localhost\r\nOrigin: null"),
+                ("a browser's", "Host: localhost\r\nSec-Fetch-Site: same-origin"),
+            ]:
+                raw = f"{method} {page} HTTP/1.1\r\n{head}\r\nContent-Length: 0\r\n\r\n".encode()
+                self._tells_nothing(f"{what} {method} {page} at the admin port", send(sidecar.admin, raw), secrets, 403)
+            answer = ask(sidecar.admin, page, method="GET")
+            self._tells_nothing(f"GET {page} of the admin port", answer, secrets, 405)
         raw = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nX: a\0b\r\n\r\n"
         self._tells_nothing("a malformed head at the admin port", send(sidecar.admin, raw), secrets, 400)
         large = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * 100_000 + b"\r\n\r\n"

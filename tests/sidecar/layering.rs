@@ -42,8 +42,9 @@ const LAYERS: &[Layer] = &[
     Layer { level: 0, module: "patience", may_use: &[], reason: "a bound on standing still, whatever it is that does" },
     Layer { level: 0, module: "received", may_use: &[], reason: "the body of a message, from either side" },
     Layer { level: 0, module: "process", may_use: &[], reason: "what is asked of the kernel" },
+    Layer { level: 0, module: "regular_file", may_use: &[], reason: "how any file is read" },
     Layer { level: 0, module: "report", may_use: &[], reason: "shows any error" },
-    Layer { level: 0, module: "secret", may_use: &[], reason: "a secret guards itself" },
+    Layer { level: 1, module: "secret", may_use: &[All("regular_file")], reason: "a secret guards itself" },
     Layer { level: 0, module: "shutdown", may_use: &[], reason: "signals and the drain, which all may watch" },
     Layer {
         level: 1,
@@ -52,31 +53,31 @@ const LAYERS: &[Layer] = &[
         reason: "what is counted is told by those who count, and by the kernel",
     },
     Layer {
-        level: 1,
+        level: 2,
         module: "config",
-        may_use: &[All("certificate"), All("clock"), All("process"), All("secret")],
+        may_use: &[All("certificate"), All("clock"), All("process"), All("regular_file"), All("secret")],
         reason: "values, and where secrets are",
     },
     Layer {
-        level: 2,
+        level: 3,
         module: "telemetry",
         may_use: &[All("config"), All("secret")],
         reason: "is set up from the configuration",
     },
     Layer {
-        level: 2,
+        level: 3,
         module: "confinement",
         may_use: &[All("config"), All("secret")],
         reason: "what the process needs is configured",
     },
     Layer {
-        level: 2,
+        level: 3,
         module: "tls",
         may_use: &[All("clock"), All("config"), All("metrics"), All("secret")],
         reason: "whom we believe and who we are is configured",
     },
     Layer {
-        level: 3,
+        level: 4,
         module: "http_client",
         may_use: &[
             All("config"),
@@ -90,7 +91,7 @@ const LAYERS: &[Layer] = &[
         reason: "connections to an origin, whatever is sent on them",
     },
     Layer {
-        level: 4,
+        level: 5,
         module: "token",
         may_use: &[
             All("config"),
@@ -104,19 +105,19 @@ const LAYERS: &[Layer] = &[
         reason: "the way of a token; it never calls the proxy",
     },
     Layer {
-        level: 4,
+        level: 5,
         module: "listener",
         may_use: &[All("config"), All("executor"), All("metrics"), All("patience"), All("received"), All("shutdown")],
         reason: "accepts, and knows nothing of what is served",
     },
     Layer {
-        level: 4,
+        level: 5,
         module: "reload",
         may_use: &[All("config"), All("secret"), All("tls"), All("telemetry"), All("metrics")],
         reason: "changes what may change while running",
     },
     Layer {
-        level: 5,
+        level: 6,
         module: "proxy",
         may_use: &[
             All("config"),
@@ -133,7 +134,7 @@ const LAYERS: &[Layer] = &[
         reason: "the way of a request: of the token side it reads the cell and waits for a renewal, no more",
     },
     Layer {
-        level: 5,
+        level: 6,
         module: "admin",
         may_use: &[
             All("config"),
@@ -148,13 +149,13 @@ const LAYERS: &[Layer] = &[
         reason: "reads what the others write",
     },
     Layer {
-        level: 5,
+        level: 6,
         module: "sandbox",
         may_use: &[All("config"), All("listener"), All("shutdown")],
         reason: "never token: a wrong field name would agree with itself",
     },
     Layer {
-        level: 6,
+        level: 7,
         module: "app",
         may_use: &[
             All("admin"),
@@ -178,7 +179,7 @@ const LAYERS: &[Layer] = &[
         reason: "puts the parts together",
     },
     Layer {
-        level: 7,
+        level: 8,
         module: "cli",
         may_use: &[
             All("app"),
@@ -188,17 +189,18 @@ const LAYERS: &[Layer] = &[
             All("listener"),
             All("process"),
             All("reload"),
+            All("secret"),
             All("shutdown"),
         ],
         reason: "says and prints what the terminal sees",
     },
     Layer {
-        level: 7,
+        level: 8,
         module: "fuzzing",
         may_use: &[Only("proxy", &["ProxyError", "headers", "target", "verdict"]), Only("token", &["client", "wire"])],
         reason: "shows the fuzz targets what reads the network; nobody else sees it",
     },
-    Layer { level: 8, module: "main", may_use: &[All("cli")], reason: "hands over to the command line" },
+    Layer { level: 9, module: "main", may_use: &[All("cli")], reason: "hands over to the command line" },
 ];
 
 /// Where everyone may turn.

@@ -6,6 +6,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests wait by the clock that their provider uses")]
 
 mod admin;
+mod canaries;
 mod commands;
 mod confinement;
 mod exactness;
@@ -21,11 +22,15 @@ mod layering;
 mod lifecycle;
 mod limits;
 mod memory;
+#[path = "../wipe/memory.rs"]
+mod memory_search;
 mod metrics;
 mod mixup;
 mod odd_answers;
 mod old_messages;
+mod open_secrets;
 mod outage;
+mod process_memory;
 mod proxying;
 mod raw_api;
 mod rejections;

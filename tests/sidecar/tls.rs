@@ -397,7 +397,7 @@ fn check_tells_each_fault_of_a_client_certificate_in_its_own_words() {
     }
     let told = faults(&with_pair(setup(), &pair).set(KEY, "/nowhere/key"));
     assert!(
-        told.contains("`upstream.client_key_file` gives no key: secret file `/nowhere/key` cannot be read"),
+        told.contains("`upstream.client_key_file` gives no key: secret file \"/nowhere/key\" cannot be read"),
         "{told}"
     );
     let told = faults(&with_pair(setup(), &pair).set(CERTIFICATE, "/nowhere/crt"));
