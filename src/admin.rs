@@ -4,7 +4,7 @@
 mod guard;
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     rc::Rc,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -37,6 +37,8 @@ pub struct Orders {
     pub quit: Option<Rc<Notify>>,
     /// Looks at the configuration; `None` if it cannot change.
     pub reloader: Option<Rc<RefCell<Reloader>>>,
+    /// Set once the end has begun, though connections may still be taken: it is not ready any more.
+    pub ending: Rc<Cell<bool>>,
 }
 
 /// Answers probes and scrapes, and takes orders.
@@ -108,6 +110,9 @@ impl Admin {
     }
 
     fn ready(&self) -> Result<&'static str, &'static str> {
+        if self.orders.ending.get() {
+            return Err("the process ends");
+        }
         match self.readiness {
             Gate::Token if self.tokens.time_left(self.clock.now()).is_none() => Err("no valid access token"),
             Gate::Token | Gate::Serving => Ok("ready"),

@@ -1,9 +1,17 @@
 //! The composition root: builds the parts, starts them, waits for a signal, drains.
 
 mod certificates;
+mod systemd;
 mod worker;
 
-use std::{cell::RefCell, convert::Infallible, io, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    convert::Infallible,
+    io,
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
 
 use landlock::RulesetError;
 use rustls::pki_types::InvalidDnsNameError;
@@ -147,28 +155,49 @@ pub async fn run(
     let heeded = renewal.clone();
     let refresher = spawn_local(refresher.run(exchanges_end));
     let quit = Rc::new(Notify::new());
-    let orders = Orders { log, quit: config.admin.quit.then(|| Rc::clone(&quit)), reloader: reloader.clone() };
+    let ending = Rc::new(Cell::new(false));
+    let orders = Orders {
+        log,
+        quit: config.admin.quit.then(|| Rc::clone(&quit)),
+        reloader: reloader.clone(),
+        ending: Rc::clone(&ending),
+    };
     let admin = Admin::new(&config.admin, tokens.clone(), renewal.clone(), clock.clone(), metrics, orders);
     spawn_local(serve_admin(admin, admin_port, drain.clone()));
-    let (grace, threads, http) = (config.shutdown.grace, config.listen.threads, HttpLimits::new(&config));
+    let (linger, grace, startup) = (config.shutdown.linger, config.shutdown.grace, config.admin.startup);
+    let (threads, http) = (config.listen.threads, HttpLimits::new(&config));
     let new_proxy = move || {
         let (connector, limits, clock) = (connector.clone(), limits.clone(), clock.clone());
         Proxy::new(&config, connector, limits, tokens.clone(), renewal.clone(), clock, &proxy_metrics)
     };
     let mut workers = Workers::start(threads, port, http, &drain, new_proxy, &changes)?;
 
+    spawn_local(systemd::report(heeded.follow(), startup));
+
     let outcome = tokio::select! {
         signal = signals.end() => {
-            tracing::info!(signal, grace_s = grace.as_secs(), "draining");
+            tracing::info!(signal, linger_s = linger.as_secs(), grace_s = grace.as_secs(), "ending");
             Ok(())
         }
         never = heed(&mut requests, reloader.as_deref(), &heeded) => match never {},
         () = quit.notified() => {
-            tracing::info!(grace_s = grace.as_secs(), "draining, as asked at the admin port");
+            tracing::info!(linger_s = linger.as_secs(), grace_s = grace.as_secs(), "ending, as asked at the admin port");
             Ok(())
         }
         error = workers.failed() => Err(error.into()),
     };
+    ending.set(true);
+    systemd::stopping();
+    if outcome.is_ok() && !linger.is_zero() {
+        tokio::select! {
+            () = sleep(linger) => {}
+            signal = signals.end() => {
+                tracing::warn!(signal, "requests were cut off by a second signal");
+                return outcome;
+            }
+            _ = workers.failed() => {}
+        }
+    }
     trigger.start();
     let end = async {
         match timeout(grace, workers.drained()).await {

@@ -2,7 +2,9 @@
 
 #![allow(clippy::print_stderr, clippy::print_stdout, reason = "this is the part that talks to the terminal")]
 
+mod ask;
 mod sandbox;
+mod show;
 
 use std::{
     future::Future,
@@ -38,12 +40,31 @@ enum Command {
     Run(ConfigFile),
     /// Tell every fault of the configuration at once
     Check(ConfigFile),
+    /// Ask a running sidecar whether it is alive, started or ready
+    Health {
+        /// What to ask
+        #[arg(value_enum, default_value = "live")]
+        probe: ask::Probe,
+        #[command(flatten)]
+        file: ConfigFile,
+    },
+    /// Have a running sidecar drain and end, where `admin.quit = true` permits it
+    Quit(ConfigFile),
+    /// Show the configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Try the sidecar against an imitation of the provider, without credentials
     Sandbox {
         /// A configuration to use instead of the built-in one; the command itself sets URLs, certificates and secrets
         #[arg(short, long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// The values in force and where each comes from, without secrets
+    Show(ConfigFile),
 }
 
 #[derive(Args, Debug)]
@@ -70,6 +91,8 @@ enum CliError {
     Sandbox(#[source] std::io::Error),
     #[error("the process cannot be set up")]
     Process(#[source] std::io::Error),
+    #[error(transparent)]
+    Ask(#[from] ask::AskError),
 }
 
 impl CliError {
@@ -78,7 +101,10 @@ impl CliError {
         match self {
             Self::Config(_) | Self::App(AppError::Tls(_) | AppError::Host(_) | AppError::Store(_)) => 78,
             Self::App(AppError::Listen(_)) => 69,
-            Self::App(AppError::Confine(_) | AppError::Runtime(_)) | Self::Sandbox(_) | Self::Process(_) => 1,
+            Self::App(AppError::Confine(_) | AppError::Runtime(_))
+            | Self::Sandbox(_)
+            | Self::Process(_)
+            | Self::Ask(_) => 1,
         }
     }
 
@@ -86,7 +112,7 @@ impl CliError {
         match self {
             // Its faults are whole messages already.
             Self::Config(error) => eprintln!("{error}"),
-            Self::App(_) | Self::Sandbox(_) | Self::Process(_) => eprintln!("error: {}", Report(self)),
+            Self::App(_) | Self::Sandbox(_) | Self::Process(_) | Self::Ask(_) => eprintln!("error: {}", Report(self)),
         }
         if let Some(hint) = self.hint() {
             eprintln!("\nhint: {hint}");
@@ -108,7 +134,8 @@ impl CliError {
             Self::App(AppError::Tls(_) | AppError::Host(_) | AppError::Runtime(_))
             | Self::Config(_)
             | Self::Sandbox(_)
-            | Self::Process(_) => None,
+            | Self::Process(_)
+            | Self::Ask(_) => None,
         }
     }
 }
@@ -119,6 +146,9 @@ pub fn run() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Run(file) => run_sidecar(&file.config),
         Command::Check(file) => check(&file.config),
+        Command::Health { probe, file } => ask::health(&file.config, probe),
+        Command::Quit(file) => ask::quit(&file.config),
+        Command::Config(ConfigCommand::Show(file)) => show::run(&file.config),
         Command::Sandbox { config } => sandbox::run(config.as_deref()),
     };
     match done {

@@ -337,6 +337,8 @@ pub enum Gate {
 /// `[shutdown]`
 #[derive(Clone, Debug)]
 pub struct Shutdown {
+    /// How long connections are still taken after SIGTERM, before the drain.
+    pub linger: Duration,
     /// How long requests in flight may take to finish after SIGTERM.
     pub grace: Duration,
 }

@@ -49,7 +49,10 @@ pub(super) fn read(mut source: Source) -> Result<(Config, Vec<Entry>), ConfigErr
         upstream: upstream(s),
         token: token(s),
         admin: admin(s),
-        shutdown: Shutdown { grace: s.value("shutdown.grace", "25s", duration("0s", "1h")) },
+        shutdown: Shutdown {
+            linger: s.value("shutdown.linger", "0s", duration("0s", "1h")),
+            grace: s.value("shutdown.grace", "25s", duration("0s", "1h")),
+        },
         log: log(s),
         reload: Reload {
             watch: s.value("reload.watch", "true", boolean),

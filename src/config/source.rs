@@ -22,6 +22,11 @@ use crate::secret::Secret;
 /// Keys that only the environment can give: they bypass the file, `config` and every message.
 const SECRETS: [&str; 1] = ["token.client_secret"];
 
+/// Keys whose value may be a secret: checked like any other, and not shown.
+const CONFIDENTIAL: [&str; 1] = ["listen.require_header"];
+/// What is shown instead.
+const REDACTED: &str = "redacted";
+
 /// A key, its value in force and where that comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
@@ -123,7 +128,7 @@ impl Source {
     pub(super) fn secret(&mut self, key: &'static str) -> Option<Secret> {
         let secret = self.secrets.remove(key);
         let layer = secret.as_ref().map_or(Layer::Default, |_| Layer::Environment);
-        let value = secret.as_ref().map(|_| "redacted".to_owned());
+        let value = secret.as_ref().map(|_| REDACTED.to_owned());
         self.entries.push(Entry { key, default: None, value, layer });
 
         if self.written.contains_key(key) {
@@ -195,7 +200,9 @@ impl Source {
             Some((spelt, parsed)) => (Some(spelt), Some(parsed)),
             None => (default.map(str::to_owned), None),
         };
-        self.entries.push(Entry { key, default, value, layer });
+        let is_confidential = CONFIDENTIAL.contains(&key);
+        let shown = value.map(|value| if is_confidential { REDACTED.to_owned() } else { value });
+        self.entries.push(Entry { key, default, value: shown, layer });
         match parsed? {
             Ok(value) => Some(value),
             Err(mismatch) => {

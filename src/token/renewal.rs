@@ -140,6 +140,12 @@ impl Renewal {
         self.status.borrow().clone()
     }
 
+    /// The same, and each change of it.
+    #[must_use]
+    pub fn follow(&self) -> watch::Receiver<Status> {
+        self.status.clone()
+    }
+
     /// Waits for a valid token, at most `token.wait`; not at all when no attempt is due by then.
     ///
     /// # Errors

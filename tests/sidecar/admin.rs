@@ -75,7 +75,7 @@ fn the_process_drains_and_ends_when_asked_if_the_configuration_permits_it() {
     permitted.wait_until_it_serves();
     assert_eq!(ask(&permitted, "POST", "/quitquitquit", &[]).status, 200);
     assert_eq!(permitted.process.exit_code(), 0);
-    permitted.process.logged("draining, as asked at the admin port");
+    permitted.process.logged("ending, as asked at the admin port");
 }
 
 #[test]

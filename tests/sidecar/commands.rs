@@ -2,6 +2,7 @@
 
 use std::{fs, path::Path, process::Command};
 
+use serde_json::json;
 use tempfile::TempDir;
 use token_valet::sandbox::Settings;
 
@@ -203,7 +204,7 @@ fn wrong_usage_is_2_with_a_way_to_the_usage_on_standard_error() {
 fn help_names_the_commands_and_version_the_version() {
     let help = run(&["--help"], &[]);
     assert_eq!((help.code, help.stderr.as_str()), (0, ""));
-    for command in ["run", "check", "sandbox"] {
+    for command in ["run", "check", "health", "quit", "config", "sandbox"] {
         let is_named = help.stdout.lines().any(|line| line.trim_start().split(' ').next() == Some(command));
         assert!(is_named, "{command}: {help:?}");
     }
@@ -303,4 +304,65 @@ fn check_refuses_limits_that_the_process_may_not_reach() {
     assert_eq!(code, Some(78));
     assert!(told.starts_with("error: `listen.max_connections` allows too much"), "{told}");
     assert!(told.contains("the process may have 1024") && told.contains("LimitNOFILE"), "{told}");
+}
+
+#[test]
+fn config_show_tells_each_value_and_where_it_comes_from_and_no_secret() {
+    let provider = provider(Settings::default());
+    let setup = Setup::partner(&provider)
+        .set("listen.require_header", "X-Token-Valet: open-sesame")
+        .set("upstream.set_headers", json!({ "X-Key": "planted-key" }));
+    let path = setup.write();
+    let path = path.to_str().expect("UTF-8");
+    let environment = [("TOKEN_VALET__TOKEN__WAIT", "3s"), ("TOKEN_VALET__TOKEN__CLIENT_SECRET", "planted-secret")];
+    let shown = run(&["config", "show", "-c", path], &environment);
+    assert_eq!((shown.code, &*shown.stderr), (0, ""));
+    for line in [
+        ("wait = \"3s\"", "environment"),
+        ("timeout = \"10s\"", "default"),
+        ("grant = \"client_credentials\"", "file"),
+        ("client_secret = \"redacted\"", "environment"),
+        ("require_header = \"redacted\"", "file"),
+        ("set_headers = \"X-Key\"", "file"),
+        ("state_file =", "default"),
+    ] {
+        let is_there = shown.stdout.lines().any(|one| one.split("  # ").map(str::trim_end).eq([line.0, line.1]));
+        assert!(is_there, "{line:?}:\n{}", shown.stdout);
+    }
+    assert!(shown.stdout.starts_with("[listen]\naddress = ") && shown.stdout.contains("\n\n[token]\n"));
+    for secret in ["open-sesame", "planted-key", "planted-secret"] {
+        assert!(!shown.stdout.contains(secret));
+    }
+    let faulty = run(&["config", "show", "-c", path], &[("TOKEN_VALET__TOKEN__WAIT", "soon")]);
+    assert_eq!(faulty.code, 78);
+}
+
+#[test]
+fn health_and_quit_ask_the_running_sidecar_and_say_what_it_says() {
+    let provider = provider(Settings::default());
+    let mut sidecar = Setup::partner(&provider).set("admin.quit", true).start();
+    sidecar.wait_until_it_serves();
+    let path = sidecar.setup.write();
+    let path = path.to_str().expect("UTF-8").to_owned();
+    let admin = sidecar.admin.to_string();
+    // The port was chosen by the kernel; the secret is gone, which is none of their business.
+    let environment =
+        [("TOKEN_VALET__ADMIN__ADDRESS", &*admin), ("TOKEN_VALET__TOKEN__CLIENT_SECRET_FILE", "/nowhere/secret")];
+    let ask = |arguments: &[&str]| run(&[arguments, &["-c", &path]].concat(), &environment);
+    for (probe, said) in [(None, "alive\n"), (Some("startup"), "started\n"), (Some("ready"), "ready\n")] {
+        let arguments: Vec<&str> = ["health"].into_iter().chain(probe).collect();
+        let answer = ask(&arguments);
+        assert_eq!((answer.code, &*answer.stdout), (0, said), "{answer:?}");
+    }
+    let answer = ask(&["quit"]);
+    assert_eq!((answer.code, &*answer.stdout), (0, "draining\n"), "{answer:?}");
+    assert_eq!(sidecar.process.exit_code(), 0);
+    let answer = ask(&["health", "ready"]);
+    assert_eq!((answer.code, answer.stderr), (1, format!("error: nothing answers at {admin}\n")));
+
+    let sidecar = Setup::partner(&provider).start();
+    let admin = sidecar.admin.to_string();
+    let answer = run(&["quit", "-c", &path], &[("TOKEN_VALET__ADMIN__ADDRESS", &*admin)]);
+    let hint = "error: only with `admin.quit = true` in the configuration\n";
+    assert_eq!((answer.code, &*answer.stderr), (1, hint));
 }

@@ -4,6 +4,7 @@ use std::{
     fs,
     io::ErrorKind,
     net::{SocketAddr, TcpListener, TcpStream},
+    os::unix::net::UnixDatagram,
 };
 
 use rustix::process::Signal;
@@ -13,7 +14,7 @@ use token_valet::{
     sandbox::{Provider, Settings},
 };
 
-use crate::harness::{ACCOUNTS, Connection, Setup, Sidecar, provider, seconds, wait_until};
+use crate::harness::{ACCOUNTS, Connection, DEADLINE, Setup, Sidecar, provider, seconds, wait_until};
 
 /// Sends a request that takes so long, and waits until the API has it.
 fn in_flight(sidecar: &Sidecar, provider: &Provider, millis: u32) -> Connection {
@@ -39,7 +40,7 @@ fn request_in_flight_is_finished_after_sigterm_while_no_new_one_is_taken() {
     let mut sidecar = patient(&provider);
     let mut caller = in_flight(&sidecar, &provider, 2_000);
     sidecar.process.signal(Signal::TERM);
-    assert_eq!(sidecar.process.logged("draining")["signal"], "SIGTERM");
+    assert_eq!(sidecar.process.logged("ending")["signal"], "SIGTERM");
     wait_until("the port to be closed", || {
         TcpStream::connect(sidecar.address).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
     });
@@ -99,7 +100,7 @@ fn waiting_for_a_provider_that_is_down_ends_at_once_on_sigint() {
     sidecar.process.logged("the access token could not be refreshed");
     sidecar.process.signal(Signal::INT);
     assert_eq!(sidecar.process.exit_code(), 0);
-    assert_eq!(sidecar.process.logged("draining")["signal"], "SIGINT");
+    assert_eq!(sidecar.process.logged("ending")["signal"], "SIGINT");
 }
 
 #[test]
@@ -108,7 +109,7 @@ fn second_sigterm_ends_at_once() {
     let mut sidecar = patient(&provider);
     let mut caller = in_flight(&sidecar, &provider, AN_HOUR);
     sidecar.process.signal(Signal::TERM);
-    sidecar.process.logged("draining");
+    sidecar.process.logged("ending");
     sidecar.process.signal(Signal::TERM);
     assert_eq!(sidecar.process.exit_code(), 0);
     assert_eq!(sidecar.process.logged("requests were cut off by a second signal")["level"], "WARN");
@@ -265,4 +266,57 @@ fn the_process_leaves_no_core_file_and_may_open_as_many_files_as_permitted() {
     assert_eq!(limit("Max core file size"), ["0", "0"]);
     let files = limit("Max open files");
     assert_eq!(files[0], files[1]);
+}
+
+#[test]
+fn connections_are_still_taken_while_it_lingers_and_it_is_not_ready() {
+    let provider = provider(Settings::default());
+    let mut sidecar = Setup::partner(&provider).set("shutdown.linger", "2s").start();
+    sidecar.wait_until_it_serves();
+    sidecar.process.signal(Signal::TERM);
+    sidecar.process.logged("ending");
+    sidecar.get(ACCOUNTS).assert_accounts();
+    assert_eq!((sidecar.probe("/readyz"), sidecar.probe("/livez")), (503, 200));
+    assert_eq!(sidecar.process.exit_code(), 0);
+    sidecar.process.logged("drained");
+
+    let mut sidecar = Setup::partner(&provider).set("shutdown.linger", "1h").start();
+    sidecar.process.signal(Signal::TERM);
+    sidecar.process.logged("ending");
+    sidecar.process.signal(Signal::TERM);
+    assert_eq!(sidecar.process.exit_code(), 0);
+}
+
+#[test]
+fn systemd_is_told_of_the_first_token_of_failures_and_of_the_end() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("notify");
+    let socket = UnixDatagram::bind(&path).expect("a free path");
+    socket.set_read_timeout(Some(DEADLINE)).expect("a time-out");
+    // In whatever order they come, until this one.
+    let told = |expected: &str| {
+        let mut seen = Vec::new();
+        loop {
+            let mut message = [0; 512];
+            let count = socket.recv(&mut message).unwrap_or_else(|e| panic!("{expected} was not told: {e}: {seen:?}"));
+            let message = String::from_utf8_lossy(&message[..count]).trim_end().to_owned();
+            if message == expected {
+                return seen;
+            }
+            seen.push(message);
+        }
+    };
+    let provider = provider(Settings { token_life: seconds(2), ..Settings::default() });
+    provider.set_token_fault(Some(TokenFault::ServerError));
+    let setup = Setup::partner(&provider).variable("NOTIFY_SOCKET", path.to_str().expect("UTF-8"));
+    let mut sidecar = setup.variable("WATCHDOG_USEC", "200000").start();
+    let before = told("STATUS=the access token cannot be refreshed at the moment");
+    assert!(!before.contains(&"READY=1".to_owned()), "{before:?}");
+    provider.set_token_fault(None);
+    told("READY=1");
+    told("STATUS=serving");
+    told("WATCHDOG=1");
+    sidecar.process.signal(Signal::TERM);
+    told("STOPPING=1");
+    assert_eq!(sidecar.process.exit_code(), 0);
 }

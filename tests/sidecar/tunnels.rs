@@ -208,7 +208,7 @@ fn the_drain_waits_for_a_tunnel_to_end() {
     let (_provider, mut sidecar) = api.sidecar(|setup| setup.set("shutdown.grace", "1h"));
     let (mut caller, mut upstream) = tunnel(&api, &sidecar);
     sidecar.process.signal(Signal::TERM);
-    sidecar.process.logged("draining");
+    sidecar.process.logged("ending");
     caller.assert_silent_for(SHORT);
     assert_joined(&mut caller, &mut upstream);
     assert!(!sidecar.process.stderr().contains("drained"));
@@ -239,7 +239,7 @@ fn an_upgrade_under_way_when_the_drain_begins_is_still_granted() {
     caller.say(HANDSHAKE);
     let (mut upstream, _) = api.asked();
     sidecar.process.signal(Signal::TERM);
-    sidecar.process.logged("draining");
+    sidecar.process.logged("ending");
     wait_until("the port to be closed", || std::net::TcpStream::connect(sidecar.address).is_err());
     upstream.say(SWITCH);
     let answer = caller.head().expect("an answer");
