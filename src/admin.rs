@@ -2,6 +2,9 @@
 //! does it do; and what it is to do.
 
 mod guard;
+mod page;
+mod status;
+mod traffic;
 
 use std::{
     cell::{Cell, RefCell},
@@ -17,9 +20,10 @@ use http::{
 use http_body_util::Full;
 use tokio::sync::Notify;
 
-use self::guard::Purpose;
+pub use self::traffic::Traffic;
+use self::{guard::Purpose, status::Report};
 use crate::{
-    clock::Clock,
+    clock::{Clock, Moment},
     config::{self, Gate, log_level},
     listener::Peer,
     metrics::Metrics,
@@ -50,6 +54,8 @@ pub struct Admin {
     renewal: Renewal,
     clock: Clock,
     metrics: Metrics,
+    traffic: Traffic,
+    started_at: Moment,
     orders: Orders,
 }
 
@@ -62,9 +68,20 @@ impl Admin {
         renewal: Renewal,
         clock: Clock,
         metrics: Metrics,
+        traffic: Traffic,
         orders: Orders,
     ) -> Self {
-        Self { startup: config.startup, readiness: config.readiness, tokens, renewal, clock, metrics, orders }
+        Self {
+            startup: config.startup,
+            readiness: config.readiness,
+            tokens,
+            renewal,
+            started_at: clock.now(),
+            clock,
+            metrics,
+            traffic,
+            orders,
+        }
     }
 
     /// Answers one request of this peer's; the body of it is not read.
@@ -117,6 +134,11 @@ impl Admin {
             Gate::Token if self.tokens.time_left(self.clock.now()).is_none() => Err("no valid access token"),
             Gate::Token | Gate::Serving => Ok("ready"),
         }
+    }
+
+    fn status(&self) -> Response<Full<Bytes>> {
+        let report = serde_json::to_string(&Report::of(self)).expect("text and numbers are JSON");
+        answer(StatusCode::OK, "application/json", report)
     }
 
     fn refresh(&self) -> Response<Full<Bytes>> {
@@ -189,6 +211,10 @@ struct Page {
 }
 
 impl Page {
+    const fn look(path: &'static str, answer: fn(&Admin, Option<&str>) -> Response<Full<Bytes>>) -> Self {
+        Self { path, methods: &[Method::GET, Method::HEAD], purpose: Purpose::Look, answer }
+    }
+
     const fn probe(path: &'static str, answer: fn(&Admin, Option<&str>) -> Response<Full<Bytes>>) -> Self {
         Self { path, methods: &[Method::GET, Method::HEAD], purpose: Purpose::Probe, answer }
     }
@@ -197,7 +223,9 @@ impl Page {
 /// What keeps an orchestrator from ending the process.
 const PROBES: [&str; 3] = ["/livez", "/startupz", "/readyz"];
 
-static PAGES: [Page; 8] = [
+static PAGES: [Page; 10] = [
+    Page::look("/", |admin, _| page::of(&Report::of(admin))),
+    Page::look("/status", |admin, _| admin.status()),
     Page::probe("/livez", |_, _| probe(Ok("alive"))),
     Page::probe("/startupz", |admin, _| probe(admin.started())),
     Page::probe("/readyz", |admin, _| probe(admin.ready())),

@@ -26,7 +26,7 @@ use self::{
     worker::Workers,
 };
 use crate::{
-    admin::{Admin, Orders},
+    admin::{Admin, Orders, Traffic},
     clock::Clock,
     config::{Address, Config, Entry},
     confinement::{self, Confinement},
@@ -162,7 +162,9 @@ pub async fn run(
         reloader: reloader.clone(),
         ending: Rc::clone(&ending),
     };
-    let admin = Admin::new(&config.admin, tokens.clone(), renewal.clone(), clock.clone(), metrics, orders);
+    let traffic = Traffic::new(metrics.http.clone());
+    spawn_local(traffic.clone().keep());
+    let admin = Admin::new(&config.admin, tokens.clone(), renewal.clone(), clock.clone(), metrics, traffic, orders);
     spawn_local(serve_admin(admin, admin_port, drain.clone()));
     let (linger, grace, startup) = (config.shutdown.linger, config.shutdown.grace, config.admin.startup);
     let (threads, http) = (config.listen.threads, HttpLimits::new(&config));

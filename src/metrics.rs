@@ -16,7 +16,7 @@ use prometheus_client::{
 };
 
 pub use self::http::{
-    Answerer, Connections, HttpCounts, HttpMetrics, MethodLabel, OpenConnection, Retry, UPSTREAM_ERRORS,
+    Answerer, Connections, HttpCounts, HttpMetrics, MethodLabel, OpenConnection, Retry, Totals, UPSTREAM_ERRORS,
 };
 use self::process::Process;
 
@@ -54,6 +54,9 @@ impl ReloadMetrics {
         self.last_successful.set((result == "success").into());
     }
 }
+
+/// The names of certificates.
+const CERTIFICATES: [&str; 3] = ["client", "upstream_ca", "token_ca"];
 
 /// A certificate of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -165,6 +168,16 @@ impl Default for Metrics {
 }
 
 impl Metrics {
+    /// When each of the configuration's certificates ends, in seconds of Unix time.
+    #[must_use]
+    pub fn certificates(&self) -> Vec<(&'static str, u64)> {
+        let ends = CERTIFICATES.into_iter().filter_map(|cert| {
+            let end = self.certificate_expiry.get(&Certificate { cert })?.get();
+            Some((cert, u64::try_from(end).unwrap_or(0)))
+        });
+        ends.collect()
+    }
+
     /// The text that Prometheus scrapes (OpenMetrics 1.0).
     #[must_use]
     pub fn render(&self) -> String {

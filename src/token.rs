@@ -6,11 +6,13 @@
 pub(crate) mod client;
 mod credentials;
 mod error;
+mod history;
 mod refresher;
 mod rejection;
 mod renewal;
 mod reread;
 mod schedule;
+mod status;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -27,10 +29,13 @@ pub use self::{
     client::{Exchange, Issued, TokenClient},
     credentials::Presented,
     error::{Class, FetchError},
-    refresher::{Refresher, State, Status},
+    history::Attempt,
+    refresher::Refresher,
     rejection::FollowUp,
     renewal::{Renewal, Replay, TooOften, Unavailable},
+    status::{State, Status},
     store::{CodeRecord, CodeState, Fingerprint, Locked, MAX_STATE_BYTES, Record, Store, StoreError, WriteStep},
+    wire::Claims,
 };
 use crate::clock::Moment;
 

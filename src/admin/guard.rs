@@ -13,6 +13,8 @@ const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 pub(super) enum Purpose {
     /// It tells nothing that is nobody's business.
     Probe,
+    /// It tells what only people on this machine are to know.
+    Look,
     /// It does something.
     Act,
 }
@@ -26,6 +28,9 @@ pub(super) enum Refusal {
     /// It was called by a name that may have been made to lead here.
     #[error("only for callers that name an IP address or localhost as the host")]
     Host,
+    /// Another web page asks for it.
+    #[error("not for other web pages")]
+    Page,
     /// A browser sends it.
     #[error("not for browsers")]
     Browser,
@@ -35,10 +40,11 @@ pub(super) enum Refusal {
 pub(super) fn admit<B>(request: &Request<B>, peer: Peer, purpose: Purpose) -> Result<(), Refusal> {
     match purpose {
         Purpose::Probe => Ok(()),
-        Purpose::Act if !is_local(peer) => Err(Refusal::Remote),
-        Purpose::Act if !is_called_by_address(request) => Err(Refusal::Host),
+        Purpose::Look | Purpose::Act if !is_local(peer) => Err(Refusal::Remote),
+        Purpose::Look | Purpose::Act if !is_called_by_address(request) => Err(Refusal::Host),
+        Purpose::Look if is_of_another_page(request.headers()) => Err(Refusal::Page),
         Purpose::Act if is_of_browser(request.headers()) => Err(Refusal::Browser),
-        Purpose::Act => Ok(()),
+        Purpose::Look | Purpose::Act => Ok(()),
     }
 }
 
@@ -58,6 +64,12 @@ fn is_called_by_address<B>(request: &Request<B>) -> bool {
     name.eq_ignore_ascii_case("localhost") || ip.parse::<std::net::IpAddr>().is_ok()
 }
 
+/// A page that a person opens, or that loads itself anew, is none.
+fn is_of_another_page(headers: &HeaderMap) -> bool {
+    let is_own = |site: &HeaderValue| site == "none" || site == "same-origin";
+    headers.contains_key(ORIGIN) || !headers.get_all(FETCH_SITE).iter().all(is_own)
+}
+
 /// Browsers name an origin with all that may change something.
 fn is_of_browser(headers: &HeaderMap) -> bool {
     headers.contains_key(ORIGIN) || headers.get_all(FETCH_SITE).iter().any(|site: &HeaderValue| site != "none")
@@ -72,11 +84,15 @@ mod tests {
     use super::{Peer, Purpose, Refusal, admit};
 
     fn act(peer: &str, fields: &[(&str, &str)]) -> Result<(), Refusal> {
+        asked(peer, fields, Purpose::Act)
+    }
+
+    fn asked(peer: &str, fields: &[(&str, &str)], purpose: Purpose) -> Result<(), Refusal> {
         let request = fields
             .iter()
             .fold(Request::builder().uri("/refresh"), |request, (name, value)| request.header(*name, *value));
         let peer = Peer::Tcp(peer.parse::<SocketAddr>().expect("an address"));
-        admit(&request.body(()).expect("a request"), peer, Purpose::Act)
+        admit(&request.body(()).expect("a request"), peer, purpose)
     }
 
     #[test]
@@ -104,6 +120,21 @@ mod tests {
             assert_eq!(act(local, &[("host", "localhost"), field]), Err(Refusal::Browser), "{field:?}");
         }
         assert_eq!(act(local, &[("host", "localhost"), ("sec-fetch-site", "none")]), Ok(()));
+    }
+
+    #[test]
+    fn a_look_is_for_people_on_this_machine_and_their_browsers_but_no_other_page() {
+        let look = |peer: &str, fields: &[(&str, &str)]| asked(peer, fields, Purpose::Look);
+        let local = "127.0.0.1:5";
+        for site in ["none", "same-origin"] {
+            assert_eq!(look(local, &[("host", "localhost:9901"), ("sec-fetch-site", site)]), Ok(()));
+        }
+        for field in [("sec-fetch-site", "cross-site"), ("sec-fetch-site", "same-site"), ("origin", "http://a.example")]
+        {
+            assert_eq!(look(local, &[("host", "localhost:9901"), field]), Err(Refusal::Page), "{field:?}");
+        }
+        assert_eq!(look(local, &[("host", "evil.example")]), Err(Refusal::Host));
+        assert_eq!(look("10.0.0.7:5", &[("host", "localhost")]), Err(Refusal::Remote));
     }
 
     #[test]

@@ -164,7 +164,30 @@ pub struct HttpMetrics(Arc<Mutex<Vec<Arc<Shard>>>>);
 #[expect(clippy::redundant_allocation, reason = "a clone costs no atomic operation, and cannot leave the thread")]
 pub struct HttpCounts(Rc<Arc<Shard>>);
 
+/// Requests since the start.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Totals {
+    /// All that are over.
+    pub requests: u64,
+    /// Those that were answered 5xx, by whomever.
+    pub errors: u64,
+}
+
 impl HttpMetrics {
+    /// Of all threads.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        let shards = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let counted = shards.iter().flat_map(|shard| shard.requests.iter().flatten().filter_map(OnceLock::get));
+        counted.fold(Totals::default(), |totals, by_status| {
+            let sum = |counts: &[Count]| counts.iter().map(Count::get).sum::<u64>();
+            Totals {
+                requests: totals.requests + sum(&by_status[..]),
+                errors: totals.errors + sum(&by_status[400..500]),
+            }
+        })
+    }
+
     /// Counts for the calling thread; once a thread.
     #[must_use]
     pub fn of_this_thread(&self) -> HttpCounts {

@@ -1,10 +1,6 @@
 //! The background task that keeps the token fresh: the only writer of the [`TokenCell`].
 
-use std::{
-    panic::AssertUnwindSafe,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 use rand::rngs::StdRng;
@@ -14,10 +10,12 @@ use super::{
     Bearer, Class, FetchError, Renewal, Token, TokenCell,
     client::{Exchange, Issued},
     credentials::Credentials,
-    renewal::Orders,
+    history::{Attempt, History},
+    renewal::{Orders, Sight},
     schedule::{Failure, Schedule},
+    status::{State, Status},
     store::Store,
-    wire::OAuthError,
+    wire::{self, OAuthError},
 };
 use crate::{
     clock::{Clock, Moment},
@@ -29,42 +27,6 @@ use crate::{
 
 /// How often the secret files are looked at while the provider refuses what they hold.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
-
-/// What the refresher is at, for requests without a token, probes and people.
-#[derive(Clone, Debug)]
-pub struct Status {
-    /// How the last exchange ended.
-    pub state: State,
-    /// When the next one starts; `None` while one is under way.
-    pub next_attempt: Option<Moment>,
-    /// The number of the newest token; 0 before the first.
-    pub generation: u64,
-    /// Failed exchanges since the last token.
-    pub failures: u32,
-    /// When the newest token was asked for.
-    pub issued_at: Option<Moment>,
-    /// When the newest token can no longer be sent.
-    pub hard_expiry: Option<Moment>,
-    /// When the refresh token, if there is one, was last used with success.
-    pub refresh_token_used_at: Option<SystemTime>,
-    /// False while a refresh token is in memory only although there is a state file.
-    pub persistent: bool,
-}
-
-impl Status {
-    fn starting(now: Moment) -> Self {
-        Self {
-            state: State::Starting,
-            next_attempt: Some(now),
-            generation: 0,
-            failures: 0,
-            issued_at: None,
-            hard_expiry: None,
-            refresh_token_used_at: None,
-            persistent: true,
-        }
-    }
-}
 
 /// Why an exchange is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,19 +52,6 @@ impl Cause {
     }
 }
 
-/// How the last exchange ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// There was none yet.
-    Starting,
-    /// With a token.
-    Fresh,
-    /// Without. A token from before may still be valid.
-    Failing(Class),
-    /// The provider says that the grant is gone, for the first time: one more exchange will tell.
-    Doubtful,
-}
-
 /// Obtains a token, and another one before it expires, for as long as the process runs.
 #[derive(Debug)]
 pub struct Refresher<E> {
@@ -118,6 +67,7 @@ pub struct Refresher<E> {
     replace: watch::Receiver<u64>,
     /// An operator wants the next attempt now.
     asked: Arc<Notify>,
+    history: History,
     next_attempt: Moment,
     cause: Cause,
 }
@@ -140,7 +90,9 @@ impl<E: Exchange> Refresher<E> {
         let (wanted, replace) = watch::channel(0);
         let asked = Arc::new(Notify::new());
         let orders = Orders { replace: wanted, asked: Arc::clone(&asked) };
-        let renewal = Renewal::new(config, cell.clone(), receiver, orders, clock.clone(), metrics.clone());
+        let history = History::default();
+        let sight = Sight { cell: cell.clone(), status: receiver, history: history.clone() };
+        let renewal = Renewal::new(config, sight, orders, clock.clone(), metrics.clone());
         let refresher = Self {
             endpoint,
             credentials: Credentials::new(config, store, clock.clone(), &metrics.secret_reloads),
@@ -152,6 +104,7 @@ impl<E: Exchange> Refresher<E> {
             status,
             replace,
             asked,
+            history,
             next_attempt: now,
             cause: Cause::Start,
         };
@@ -261,14 +214,18 @@ impl<E: Exchange> Refresher<E> {
             Err(error) => Err(error),
         };
         self.count(cause, &outcome, took);
-        if let Err(error) = outcome {
-            self.back_off(&error).await;
+        match outcome {
+            Ok(life) => self.history.note(Attempt::succeeded(issued_at, took, cause.as_str(), life)),
+            Err(error) => {
+                self.history.note(Attempt::failed(issued_at, took, cause.as_str(), &error));
+                self.back_off(&error).await;
+            }
         }
     }
 
-    fn count(&self, cause: Cause, outcome: &Result<(), FetchError>, took: Duration) {
+    fn count(&self, cause: Cause, outcome: &Result<Duration, FetchError>, took: Duration) {
         let (result, oauth_error) = match outcome {
-            Ok(()) => ("success", ""),
+            Ok(_) => ("success", ""),
             Err(error) => (error.class().as_str(), error.oauth_error().map_or("", OAuthError::as_str)),
         };
         let refresh = Refresh { cause: cause.as_str(), result, oauth_error };
@@ -276,12 +233,14 @@ impl<E: Exchange> Refresher<E> {
         self.metrics.refresh_duration.observe(took.as_secs_f64());
     }
 
-    async fn publish(&mut self, issued_at: Moment, issued: Issued) -> Result<(), FetchError> {
+    /// Returns how long the token may be sent.
+    async fn publish(&mut self, issued_at: Moment, issued: Issued) -> Result<Duration, FetchError> {
         // Before the access token is used, and also if that is of no use: the old refresh token may be gone.
         self.credentials.accepted(issued.refresh_token).await;
         let generation = self.status.borrow().generation + 1;
         let access_token = issued.access_token.ok_or(FetchError::NotBearer)?;
         let bearer = Bearer::new(access_token.expose(), generation).ok_or(FetchError::UnusableToken)?;
+        let claims = wire::jwt_claims(access_token.expose()).map(Arc::new);
         let lifetime = issued.lifetime.unwrap_or_else(|| {
             self.metrics.lifetime_unknown.inc();
             tracing::warn!(assumed = ?self.default_lifetime, "the token response states no lifetime");
@@ -294,6 +253,7 @@ impl<E: Exchange> Refresher<E> {
         self.plan(life.refresh_at, |status| {
             status.state = State::Fresh;
             status.generation = generation;
+            status.claims = claims;
             status.failures = 0;
             status.issued_at = Some(issued_at);
             status.hard_expiry = Some(life.hard_expiry);
@@ -308,7 +268,7 @@ impl<E: Exchange> Refresher<E> {
             elapsed_ms = u64::try_from(now.saturating_since(issued_at).as_millis()).unwrap_or(u64::MAX),
             "the access token was refreshed"
         );
-        Ok(())
+        Ok(life.hard_expiry.saturating_since(issued_at))
     }
 
     async fn back_off(&mut self, error: &FetchError) {
@@ -349,20 +309,6 @@ impl<E: Exchange> Refresher<E> {
             status.next_attempt = Some(self.next_attempt);
             change(status);
         });
-    }
-}
-
-impl State {
-    /// What a failure makes of it. `final_word`: there is nothing that could be presented once more.
-    fn after(self, class: Class, final_word: bool) -> Self {
-        let doubted = match self {
-            Self::Doubtful | Self::Failing(Class::GrantGone) => true,
-            Self::Starting | Self::Fresh | Self::Failing(Class::Transient | Class::Configuration) => false,
-        };
-        match class {
-            Class::GrantGone if !doubted && !final_word => Self::Doubtful,
-            class => Self::Failing(class),
-        }
     }
 }
 

@@ -13,8 +13,9 @@ use tokio::sync::{Notify, Semaphore, watch};
 
 use super::{
     Bearer, Class, TokenCell,
-    refresher::{State, Status},
+    history::{Attempt, History},
     rejection::{Decision, FollowUp, Rejections},
+    status::{State, Status},
 };
 use crate::{
     clock::{Clock, Moment},
@@ -27,8 +28,7 @@ use crate::{
 /// Nothing that a request does or omits here can cancel or start an exchange.
 #[derive(Clone, Debug)]
 pub struct Renewal {
-    cell: TokenCell,
-    status: watch::Receiver<Status>,
+    sight: Sight,
     waiters: Arc<Semaphore>,
     /// Only looked at when the API rejects a token, never on the way of a request that goes well.
     rejections: Arc<Mutex<Rejections>>,
@@ -38,6 +38,14 @@ pub struct Renewal {
     wait: Duration,
     clock: Clock,
     metrics: TokenMetrics,
+}
+
+/// What the refresher lets others see.
+#[derive(Clone, Debug)]
+pub(super) struct Sight {
+    pub(super) cell: TokenCell,
+    pub(super) status: watch::Receiver<Status>,
+    pub(super) history: History,
 }
 
 /// What the refresher is told to do before its time.
@@ -115,15 +123,13 @@ impl Drop for Waiting<'_> {
 impl Renewal {
     pub(super) fn new(
         config: &config::Token,
-        cell: TokenCell,
-        status: watch::Receiver<Status>,
+        sight: Sight,
         orders: Orders,
         clock: Clock,
         metrics: TokenMetrics,
     ) -> Self {
         Self {
-            cell,
-            status,
+            sight,
             waiters: Arc::new(Semaphore::new(config.max_waiters)),
             rejections: Arc::new(Mutex::new(Rejections::new(clock.now()))),
             accepted: Arc::default(),
@@ -137,13 +143,19 @@ impl Renewal {
     /// What the refresher is at.
     #[must_use]
     pub fn status(&self) -> Status {
-        self.status.borrow().clone()
+        self.sight.status.borrow().clone()
     }
 
-    /// The same, and each change of it.
+    /// The last few token requests, the oldest first.
+    #[must_use]
+    pub fn attempts(&self) -> Vec<Attempt> {
+        self.sight.history.attempts()
+    }
+
+    /// What the refresher is at, and each change of it.
     #[must_use]
     pub fn follow(&self) -> watch::Receiver<Status> {
-        self.status.clone()
+        self.sight.status.clone()
     }
 
     /// Waits for a valid token, at most `token.wait`; not at all when no attempt is due by then.
@@ -170,12 +182,12 @@ impl Renewal {
     }
 
     async fn wait_until(&self, deadline: Moment) -> Result<Bearer, Unavailable> {
-        let mut status = self.status.clone();
+        let mut status = self.sight.status.clone();
         loop {
             // In this order: a token is published before its status.
             let unavailable = self.unavailable(&status.borrow_and_update());
             let now = self.clock.now();
-            if let Some(bearer) = self.cell.load(now) {
+            if let Some(bearer) = self.sight.cell.load(now) {
                 return Ok(bearer);
             }
             // It expired before its time, as after a suspend, and the refresher does not know yet.
@@ -209,7 +221,7 @@ impl Renewal {
     pub fn reject(&self, generation: u64, follow_up: FollowUp) -> bool {
         let now = self.clock.now();
         // Too late: the token in use now is another one, against which nothing has been said.
-        if self.status.borrow().generation > generation {
+        if self.sight.status.borrow().generation > generation {
             return true;
         }
         let accepted = self.accepted.load(Relaxed) >= generation;
@@ -233,7 +245,7 @@ impl Renewal {
     /// # Errors
     /// When there is no room for another forced exchange: ten in a burst, then one in 10 s.
     pub fn ask(&self) -> Result<(), TooOften> {
-        if self.status.borrow().next_attempt.is_none() {
+        if self.sight.status.borrow().next_attempt.is_none() {
             return Ok(());
         }
         let mut rejections = self.rejections.lock().unwrap_or_else(PoisonError::into_inner);
@@ -255,12 +267,12 @@ impl Renewal {
         let _place = self.waiters.try_acquire().ok()?;
         let _counted = Waiting::new(&self.metrics);
         let deadline = self.clock.now() + self.wait;
-        let mut status = self.status.clone();
+        let mut status = self.sight.status.clone();
         let failures = status.borrow().failures;
         loop {
             let Status { state, next_attempt, failures: failed, .. } = *status.borrow_and_update();
             let now = self.clock.now();
-            if let Some(bearer) = self.cell.load(now).filter(|bearer| bearer.generation > generation) {
+            if let Some(bearer) = self.sight.cell.load(now).filter(|bearer| bearer.generation > generation) {
                 return Some(bearer);
             }
             let is_due = match state {

@@ -4,7 +4,7 @@
 use std::{fmt, time::Duration};
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, ser::SerializeMap};
 use serde_json::value::RawValue;
 use zeroize::Zeroizing;
 
@@ -188,16 +188,45 @@ pub(crate) fn printable(description: &str) -> Option<String> {
 /// The claim `exp` of a JWT, in seconds of Unix time. Its signature is the API's business, not ours.
 pub(super) fn jwt_expiry(access_token: &str) -> Option<u64> {
     #[derive(Deserialize)]
-    struct Claims {
+    struct Expiry {
         exp: f64,
     }
-    let mut parts = access_token.split('.');
-    let (_header, payload, _signature) = (parts.next()?, parts.next()?, parts.next()?);
-    let payload = Zeroizing::new(BASE64_URL_SAFE_NO_PAD.decode(payload.trim_end_matches('=')).ok()?);
-    let claims: Claims = serde_json::from_slice(&payload).ok()?;
+    let Expiry { exp } = serde_json::from_slice(&jwt_payload(access_token)?).ok()?;
     // A float holds whole seconds exactly for the next 200 million years; the cast saturates.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked on this line")]
-    (claims.exp.is_finite() && claims.exp > 0.0).then_some(claims.exp as u64)
+    (exp.is_finite() && exp > 0.0).then_some(exp as u64)
+}
+
+/// What a JWT says that it is for (RFC 9068 section 2.2), each cut to 128 printable characters.
+#[derive(Debug, Deserialize, Serialize)]
+pub struct Claims {
+    /// Whom it acts for: of a data recipient's, the bank's customer.
+    #[serde(default, deserialize_with = "shown", skip_serializing_if = "Option::is_none")]
+    pub sub: Option<String>,
+    /// Whom it was given to.
+    #[serde(default, deserialize_with = "shown", skip_serializing_if = "Option::is_none")]
+    pub client_id: Option<String>,
+    /// What it permits.
+    #[serde(default, deserialize_with = "shown", skip_serializing_if = "Option::is_none")]
+    pub scope: Option<String>,
+}
+
+/// Those of a JWT.
+pub(super) fn jwt_claims(access_token: &str) -> Option<Claims> {
+    serde_json::from_slice(&jwt_payload(access_token)?).ok()
+}
+
+/// Text that is fit to be shown, and nothing for what is no text.
+fn shown<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    const MOST: usize = 128;
+    let value = serde_json::Value::deserialize(deserializer)?;
+    Ok(value.as_str().map(|text| text.chars().filter(|c| c.is_ascii_graphic() || *c == ' ').take(MOST).collect()))
+}
+
+fn jwt_payload(token: &str) -> Option<Zeroizing<Vec<u8>>> {
+    let mut parts = token.split('.');
+    let (_header, payload, _signature) = (parts.next()?, parts.next()?, parts.next()?);
+    BASE64_URL_SAFE_NO_PAD.decode(payload.trim_end_matches('=')).ok().map(Zeroizing::new)
 }
 
 /// The values of `error` that are known; only these are ever logged.
@@ -277,7 +306,9 @@ impl fmt::Display for OAuthError {
 mod tests {
     use std::time::Duration;
 
-    use super::{Answer, BodyFormat, Fields, OAuthError, TokenType, jwt_expiry, parse, printable};
+    use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+
+    use super::{Answer, BodyFormat, Claims, Fields, OAuthError, TokenType, jwt_claims, jwt_expiry, parse, printable};
 
     fn expires_in(json: &str) -> Option<Duration> {
         let body = format!(r#"{{"access_token":"t","expires_in":{json}}}"#);
@@ -350,6 +381,17 @@ mod tests {
         assert!(parse(b"{\"access_token\":7}").is_none());
         assert!(matches!(parse(b"{}"), Some(Answer::Other)));
         assert!(matches!(parse(b"{\"access_token\":\"\"}"), Some(Answer::Other)));
+    }
+
+    #[test]
+    fn what_a_jwt_is_for_is_shown_in_printable_characters_and_of_other_tokens_nothing() {
+        let jwt = |claims: &str| format!("e30.{}.c2ln", BASE64_URL_SAFE_NO_PAD.encode(claims));
+        let long = "x".repeat(500);
+        let claims = jwt_claims(&jwt(&format!(r#"{{"sub":"u-1\nforged","client_id":7,"scope":"{long}","exp":1}}"#)));
+        let Claims { sub, client_id, scope } = claims.expect("a JWT");
+        assert_eq!((sub.as_deref(), client_id), (Some("u-1forged"), None));
+        assert_eq!(scope.map(|scope| scope.len()), Some(128));
+        assert!(jwt_claims("opaque").is_none() && jwt_claims("a.b.c").is_none() && jwt_claims(&jwt("7")).is_none());
     }
 
     #[test]

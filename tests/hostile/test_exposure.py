@@ -224,9 +224,13 @@ class Exposure(Neighbour):
             for method in ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "get"]:
                 answer = ask(sidecar.admin, page, method=method)
                 self._tells_nothing(f"{method} {page} of the admin port", answer, secrets, 400, 405)
+        for page in ["/", "/status"]:
+            seen = secrets | {"a path": _LEAKED, "the client": "hostile-client"}
+            self._tells_nothing(f"GET {page} of the admin port", ask(sidecar.admin, page), seen, 200)
+            for field in ["Origin: https://evil.example", "Sec-Fetch-Site: cross-site", "Host: evil.example"]:
+                answer = ask(sidecar.admin, page, field)
+                self._tells_nothing(f"GET {page} of the admin port with {field}", answer, secrets, 403)
         for page in [
-            "/",
-            "/status",
             "/config",
             "/env",
             "/environ",

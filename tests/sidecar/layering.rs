@@ -141,7 +141,7 @@ const LAYERS: &[Layer] = &[
             All("clock"),
             All("listener"),
             All("telemetry"),
-            Only("token", &["Renewal", "Status", "TokenCell"]),
+            Only("token", &["Attempt", "Class", "Renewal", "State", "Status", "TokenCell"]),
             All("reload"),
             All("metrics"),
             All("shutdown"),

@@ -41,6 +41,7 @@ mod secrets;
 mod slowloris;
 mod stale;
 mod state_file;
+mod status;
 mod steady;
 mod threat_model;
 mod tls;
