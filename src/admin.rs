@@ -9,7 +9,7 @@ mod traffic;
 use std::{
     cell::{Cell, RefCell},
     rc::Rc,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
@@ -23,7 +23,7 @@ use tokio::sync::Notify;
 pub use self::traffic::Traffic;
 use self::{guard::Purpose, status::Report};
 use crate::{
-    clock::{Clock, Moment},
+    clock::{Clock, Moment, Pulse},
     config::{self, Gate, log_level},
     listener::Peer,
     metrics::Metrics,
@@ -31,6 +31,23 @@ use crate::{
     telemetry::LogControl,
     token::{Renewal, TokenCell},
 };
+
+/// A part without which the process is of no use.
+#[derive(Clone, Debug)]
+pub struct Vital {
+    /// Its sign of life.
+    pub pulse: Pulse,
+    /// How old that may be.
+    pub limit: Duration,
+    /// What is said of it otherwise.
+    pub complaint: &'static str,
+}
+
+impl Vital {
+    fn is_still(&self) -> bool {
+        self.pulse.age() > self.limit
+    }
+}
 
 /// What the process can be told to do at the admin port.
 #[derive(Debug)]
@@ -45,43 +62,38 @@ pub struct Orders {
     pub ending: Rc<Cell<bool>>,
 }
 
+/// What it tells of; it only reads what the others write.
+#[derive(Debug)]
+pub struct Sources {
+    /// Where the token is.
+    pub tokens: TokenCell,
+    /// What the refresher is at.
+    pub renewal: Renewal,
+    /// All of them.
+    pub metrics: Metrics,
+    /// Of the last minutes.
+    pub traffic: Traffic,
+    /// Without which it is not alive.
+    pub vital: Vec<Vital>,
+}
+
 /// Answers probes and scrapes, and takes orders.
 #[derive(Debug)]
 pub struct Admin {
     startup: Gate,
     readiness: Gate,
-    tokens: TokenCell,
-    renewal: Renewal,
+    sources: Sources,
     clock: Clock,
-    metrics: Metrics,
-    traffic: Traffic,
     started_at: Moment,
     orders: Orders,
 }
 
 impl Admin {
-    /// It only reads what the others write, and passes orders on.
+    /// By `[admin]`.
     #[must_use]
-    pub fn new(
-        config: &config::Admin,
-        tokens: TokenCell,
-        renewal: Renewal,
-        clock: Clock,
-        metrics: Metrics,
-        traffic: Traffic,
-        orders: Orders,
-    ) -> Self {
-        Self {
-            startup: config.startup,
-            readiness: config.readiness,
-            tokens,
-            renewal,
-            started_at: clock.now(),
-            clock,
-            metrics,
-            traffic,
-            orders,
-        }
+    pub fn new(config: &config::Admin, sources: Sources, clock: Clock, orders: Orders) -> Self {
+        let started_at = clock.now();
+        Self { startup: config.startup, readiness: config.readiness, sources, clock, started_at, orders }
     }
 
     /// Answers one request of this peer's; the body of it is not read.
@@ -119,9 +131,16 @@ impl Admin {
         answer
     }
 
+    fn alive(&self) -> Result<&'static str, &'static str> {
+        match self.sources.vital.iter().find(|part| part.is_still()) {
+            None => Ok("alive"),
+            Some(still) => Err(still.complaint),
+        }
+    }
+
     fn started(&self) -> Result<&'static str, &'static str> {
         match self.startup {
-            Gate::Token if self.renewal.status().generation == 0 => Err("waiting for the first access token"),
+            Gate::Token if self.sources.renewal.status().generation == 0 => Err("waiting for the first access token"),
             Gate::Token | Gate::Serving => Ok("started"),
         }
     }
@@ -131,7 +150,7 @@ impl Admin {
             return Err("the process ends");
         }
         match self.readiness {
-            Gate::Token if self.tokens.time_left(self.clock.now()).is_none() => Err("no valid access token"),
+            Gate::Token if self.sources.tokens.time_left(self.clock.now()).is_none() => Err("no valid access token"),
             Gate::Token | Gate::Serving => Ok("ready"),
         }
     }
@@ -142,7 +161,7 @@ impl Admin {
     }
 
     fn refresh(&self) -> Response<Full<Bytes>> {
-        match self.renewal.ask() {
+        match self.sources.renewal.ask() {
             Ok(()) => text(StatusCode::ACCEPTED, "the access token is refreshed as soon as the provider may be asked"),
             Err(too_often) => {
                 let mut refusal = text(StatusCode::TOO_MANY_REQUESTS, &too_often.to_string());
@@ -185,19 +204,19 @@ impl Admin {
 
     /// All metrics, with those that tell a state as it is now.
     fn scraped(&self) -> String {
-        let (gauges, status, now) = (&self.metrics.token, self.renewal.status(), self.clock.now());
+        let (gauges, status, now) = (&self.sources.metrics.token, self.sources.renewal.status(), self.clock.now());
         let seconds = |moment| seconds_of(self.clock.wall_at(moment));
-        gauges.valid.set(self.tokens.time_left(now).is_some().into());
+        gauges.valid.set(self.sources.tokens.time_left(now).is_some().into());
         gauges.generation.set(i64::try_from(status.generation).unwrap_or(i64::MAX));
         gauges.expiry.set(status.hard_expiry.map_or(0, seconds));
         gauges.last_success.set(status.issued_at.map_or(0, seconds));
         gauges.next_attempt.set(seconds(status.next_attempt.unwrap_or(now)));
         gauges.consecutive_failures.set(status.failures.into());
-        gauges.breaker_open.set(self.renewal.is_breaker_open().into());
+        gauges.breaker_open.set(self.sources.renewal.is_breaker_open().into());
         gauges.refresh_token_unpersisted.set((!status.persistent).into());
         let age = status.refresh_token_used_at.and_then(|used| self.clock.wall().duration_since(used).ok());
         gauges.refresh_token_age.set(age.map_or(0, |age| i64::try_from(age.as_secs()).unwrap_or(i64::MAX)));
-        self.metrics.render()
+        self.sources.metrics.render()
     }
 }
 
@@ -226,7 +245,7 @@ const PROBES: [&str; 3] = ["/livez", "/startupz", "/readyz"];
 static PAGES: [Page; 10] = [
     Page::look("/", |admin, _| page::of(&Report::of(admin))),
     Page::look("/status", |admin, _| admin.status()),
-    Page::probe("/livez", |_, _| probe(Ok("alive"))),
+    Page::probe("/livez", |admin, _| probe(admin.alive())),
     Page::probe("/startupz", |admin, _| probe(admin.started())),
     Page::probe("/readyz", |admin, _| probe(admin.ready())),
     Page::probe("/metrics", |admin, _| answer(StatusCode::OK, OPEN_METRICS, admin.scraped())),
@@ -266,4 +285,24 @@ fn answer(status: StatusCode, kind: &'static str, body: String) -> Response<Full
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::advance;
+
+    use super::{Pulse, Vital};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_part_stands_still_once_its_last_sign_of_life_is_older_than_its_limit() {
+        let part = Vital { pulse: Pulse::default(), limit: Duration::from_secs(60), complaint: "it stands still" };
+        advance(Duration::from_secs(60)).await;
+        assert!(!part.is_still());
+        advance(Duration::from_secs(2)).await;
+        assert!(part.is_still());
+        part.pulse.beat();
+        assert!(!part.is_still());
+    }
 }

@@ -26,8 +26,8 @@ use self::{
     worker::Workers,
 };
 use crate::{
-    admin::{Admin, Orders, Traffic},
-    clock::Clock,
+    admin::{Admin, Orders, Sources, Traffic, Vital},
+    clock::{Clock, Pulse},
     config::{Address, Config, Entry},
     confinement::{self, Confinement},
     http_client::Connector,
@@ -43,6 +43,8 @@ use crate::{
 
 /// How long an exchange that is under way at the end may take, as it may bring a new refresh token.
 const LAST_EXCHANGE: Duration = Duration::from_secs(10);
+/// How long a part of the process may show no sign of life.
+const STANDSTILL: Duration = Duration::from_secs(60);
 /// Probes are small and quick, whatever the application's requests may be.
 const ADMIN_LIMITS: HttpLimits = HttpLimits {
     // Places are few, and callers make a new connection now and then.
@@ -153,6 +155,7 @@ pub async fn run(
     };
     spawn_local(certificates.follow(changes.clone(), config.reload.poll));
     let heeded = renewal.clone();
+    let refresher_pulse = refresher.pulse();
     let refresher = spawn_local(refresher.run(exchanges_end));
     let quit = Rc::new(Notify::new());
     let ending = Rc::new(Cell::new(false));
@@ -164,15 +167,23 @@ pub async fn run(
     };
     let traffic = Traffic::new(metrics.http.clone());
     spawn_local(traffic.clone().keep());
-    let admin = Admin::new(&config.admin, tokens.clone(), renewal.clone(), clock.clone(), metrics, traffic, orders);
+    let threads: Vec<Pulse> = (0..config.listen.threads).map(|_| Pulse::default()).collect();
+    let sources = Sources {
+        tokens: tokens.clone(),
+        renewal: renewal.clone(),
+        metrics,
+        traffic,
+        vital: vital(&threads, refresher_pulse, config.token.timeout),
+    };
+    let admin = Admin::new(&config.admin, sources, clock.clone(), orders);
     spawn_local(serve_admin(admin, admin_port, drain.clone()));
     let (linger, grace, startup) = (config.shutdown.linger, config.shutdown.grace, config.admin.startup);
-    let (threads, http) = (config.listen.threads, HttpLimits::new(&config));
+    let http = HttpLimits::new(&config);
     let new_proxy = move || {
         let (connector, limits, clock) = (connector.clone(), limits.clone(), clock.clone());
         Proxy::new(&config, connector, limits, tokens.clone(), renewal.clone(), clock, &proxy_metrics)
     };
-    let mut workers = Workers::start(threads, port, http, &drain, new_proxy, &changes)?;
+    let mut workers = Workers::start(&threads, port, http, &drain, new_proxy, &changes)?;
 
     spawn_local(systemd::report(heeded.follow(), startup));
 
@@ -216,6 +227,19 @@ pub async fn run(
         signal = signals.end() => tracing::warn!(signal, "requests were cut off by a second signal"),
     }
     outcome
+}
+
+/// Whose standstill makes the process one to be started anew.
+fn vital(threads: &[Pulse], refresher: Pulse, exchange: Duration) -> Vec<Vital> {
+    let thread = |pulse: &Pulse| Vital {
+        pulse: pulse.clone(),
+        limit: STANDSTILL,
+        complaint: "a thread that serves requests stands still",
+    };
+    // It does not beat while an exchange is under way, nor while another replica has the state file.
+    let limit = STANDSTILL + exchange;
+    let refresher = Vital { pulse: refresher, limit, complaint: "the refresher stands still" };
+    threads.iter().map(thread).chain([refresher]).collect()
 }
 
 /// Every good configuration from now on, and who looks for it. Without an origin it stays as it is.

@@ -5,10 +5,15 @@
 
 use std::{
     ops::Add,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::{Duration, SystemTime},
 };
 
 use rustix::time::{ClockId, clock_gettime};
+use tokio::time::Instant;
 
 /// The longest single timer of [`Clock::sleep_until`]: how late a wake-up can be after a suspend.
 const SLICE: Duration = Duration::from_secs(15);
@@ -30,6 +35,35 @@ impl Add<Duration> for Moment {
 
     fn add(self, span: Duration) -> Self {
         Self(self.0.saturating_add(span))
+    }
+}
+
+/// Tells whether something that goes round still does. By a clock that stops during a suspend, in which
+/// nothing can.
+#[derive(Clone, Debug)]
+pub struct Pulse {
+    start: Instant,
+    /// Seconds since then.
+    beat: Arc<AtomicU64>,
+}
+
+impl Default for Pulse {
+    /// With a first beat.
+    fn default() -> Self {
+        Self { start: Instant::now(), beat: Arc::default() }
+    }
+}
+
+impl Pulse {
+    /// It goes round.
+    pub fn beat(&self) {
+        self.beat.store(self.start.elapsed().as_secs(), Relaxed);
+    }
+
+    /// How long ago the last beat was, in whole seconds.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        Duration::from_secs(self.start.elapsed().as_secs().saturating_sub(self.beat.load(Relaxed)))
     }
 }
 

@@ -72,9 +72,9 @@ impl Report {
     pub(super) fn of(admin: &Admin) -> Self {
         let now = admin.clock.now();
         let ago = |moment| now.saturating_since(moment).as_secs();
-        let status = admin.renewal.status();
-        let left = admin.tokens.time_left(now);
-        let attempts = admin.renewal.attempts();
+        let status = admin.sources.renewal.status();
+        let left = admin.sources.tokens.time_left(now);
+        let attempts = admin.sources.renewal.attempts();
         let (state, meaning) = state(&status, left, admin.orders.ending.get());
         let last_error = attempts.iter().rev().find_map(|attempt| {
             let error = attempt.error.clone()?;
@@ -87,7 +87,7 @@ impl Report {
             result: attempt.result,
             life_s: attempt.life.map(|life| life.as_secs()),
         };
-        let minutes = admin.traffic.minutes();
+        let minutes = admin.sources.traffic.minutes();
         Self {
             state,
             meaning,
@@ -100,14 +100,20 @@ impl Report {
                 expires_in_s: left.unwrap_or_default().as_secs(),
                 next_attempt_in_s: status.next_attempt.map(|next| next.saturating_since(now).as_secs()),
                 consecutive_failures: status.failures,
-                rejections_passed_on: admin.renewal.is_breaker_open(),
+                rejections_passed_on: admin.sources.renewal.is_breaker_open(),
                 refresh_token_persisted: status.persistent,
                 claims: status.claims.and_then(|claims| serde_json::to_value(&*claims).ok()),
             },
             last_error,
             attempts: attempts.iter().map(exchange).collect(),
             traffic: minutes.iter().map(|m| Minute { requests: m.requests, errors: m.errors }).collect(),
-            certificates: admin.metrics.certificates().into_iter().map(|(cert, end)| certificate(cert, end)).collect(),
+            certificates: admin
+                .sources
+                .metrics
+                .certificates()
+                .into_iter()
+                .map(|(cert, end)| certificate(cert, end))
+                .collect(),
         }
     }
 }

@@ -1,19 +1,24 @@
 //! The threads that serve requests, each with a runtime and a proxy of its own.
 
-use std::{io, rc::Rc, sync::Arc, thread};
+use std::{io, rc::Rc, sync::Arc, thread, time::Duration};
 
 use tokio::{
     runtime::{Builder, LocalOptions},
     sync::{mpsc, watch},
     task::spawn_local,
+    time::sleep,
 };
 
 use crate::{
+    clock::Pulse,
     config::Config,
     listener::{Accepted, Detached, HttpLimits, Listener, Places},
     proxy::Proxy,
     shutdown::Drain,
 };
+
+/// How often a thread shows that it is alive.
+const BEAT: Duration = Duration::from_secs(10);
 
 /// All of them.
 #[derive(Debug)]
@@ -23,24 +28,25 @@ pub(super) struct Workers {
 }
 
 impl Workers {
-    /// Starts `count` threads, from 1. The first accepts and hands connections out in turn, so that
+    /// Starts a thread for each of the `pulses`, of which there is one at least. The first accepts and hands connections out in turn, so that
     /// each gets as many as the others however quickly they come.
     pub(super) fn start(
-        count: usize,
+        pulses: &[Pulse],
         port: Listener,
         limits: HttpLimits,
         drain: &Drain,
         new_proxy: impl Fn() -> Proxy + Clone + Send + 'static,
         config: &watch::Receiver<Arc<Config>>,
     ) -> io::Result<Self> {
+        let count = pulses.len();
         let (ended, ends) = mpsc::channel(count);
         let places = port.places();
         let spawn = |number: usize, source: Source| {
             let (ended, places, drain, new_proxy) = (ended.clone(), places.clone(), drain.clone(), new_proxy.clone());
-            let config = config.clone();
+            let (config, pulse) = (config.clone(), pulses[number].clone());
             thread::Builder::new().name(format!("proxy-{number}")).spawn(move || {
                 let mut end = End { ended, how: Err(io::Error::other("a thread panicked")) };
-                end.how = work(source, new_proxy, config, limits, &places, drain);
+                end.how = work(source, new_proxy, config, pulse, limits, &places, drain);
             })
         };
         let mut lanes = Vec::with_capacity(count - 1);
@@ -96,6 +102,7 @@ fn work(
     source: Source,
     new_proxy: impl FnOnce() -> Proxy,
     config: watch::Receiver<Arc<Config>>,
+    pulse: Pulse,
     limits: HttpLimits,
     places: &Places,
     drain: Drain,
@@ -105,6 +112,7 @@ fn work(
         let proxy = Rc::new(new_proxy());
         spawn_local(proxy.sweeps_pool());
         spawn_local(follow(config, Rc::clone(&proxy)));
+        spawn_local(beats(pulse));
         let serve = |accepted: Accepted| {
             let (proxy, drain, is_surplus) = (Rc::clone(&proxy), drain.clone(), accepted.is_surplus());
             spawn_local(accepted.serve(limits, drain, move |request| {
@@ -146,5 +154,13 @@ fn work(
 async fn follow(mut config: watch::Receiver<Arc<Config>>, proxy: Rc<Proxy>) {
     while config.changed().await.is_ok() {
         proxy.reconfigure(&config.borrow_and_update());
+    }
+}
+
+/// Shows that the thread has its turns. Never completes.
+async fn beats(pulse: Pulse) {
+    loop {
+        pulse.beat();
+        sleep(BEAT).await;
     }
 }

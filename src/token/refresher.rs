@@ -18,7 +18,7 @@ use super::{
     wire::{self, OAuthError},
 };
 use crate::{
-    clock::{Clock, Moment},
+    clock::{Clock, Moment, Pulse},
     config,
     metrics::{Refresh, TokenMetrics},
     report::Report,
@@ -52,6 +52,9 @@ impl Cause {
     }
 }
 
+/// How often it shows that it is alive.
+const BEAT: Duration = Duration::from_secs(15);
+
 /// Obtains a token, and another one before it expires, for as long as the process runs.
 #[derive(Debug)]
 pub struct Refresher<E> {
@@ -68,6 +71,7 @@ pub struct Refresher<E> {
     /// An operator wants the next attempt now.
     asked: Arc<Notify>,
     history: History,
+    pulse: Pulse,
     next_attempt: Moment,
     cause: Cause,
 }
@@ -105,10 +109,17 @@ impl<E: Exchange> Refresher<E> {
             replace,
             asked,
             history,
+            pulse: Pulse::default(),
             next_attempt: now,
             cause: Cause::Start,
         };
         (refresher, cell, renewal)
+    }
+
+    /// Beats at least every quarter of a minute, but for the time of an exchange.
+    #[must_use]
+    pub fn pulse(&self) -> Pulse {
+        self.pulse.clone()
     }
 
     /// Runs until the drain begins. An exchange that is under way then is finished first if it may
@@ -158,6 +169,7 @@ impl<E: Exchange> Refresher<E> {
     /// Meanwhile, stores what could not be stored.
     async fn due(&mut self) {
         loop {
+            self.pulse.beat();
             let Status { state, generation, .. } = *self.status.borrow();
             let refused = match state {
                 State::Failing(Class::Configuration | Class::GrantGone) | State::Doubtful => true,
@@ -173,7 +185,7 @@ impl<E: Exchange> Refresher<E> {
             if now >= self.next_attempt {
                 return;
             }
-            let look_again = if refused || !persisted { now + WATCH_INTERVAL } else { self.next_attempt };
+            let look_again = now + if refused || !persisted { WATCH_INTERVAL } else { BEAT };
             let pause = self.clock.sleep_until(self.next_attempt.min(look_again));
             // Otherwise the next attempt comes as early as it may.
             let may_be_rejected = state == State::Fresh && self.cause == Cause::Scheduled;
