@@ -186,7 +186,10 @@ impl Admin {
             Some(level) => {
                 self.orders.log.set_level(level);
                 tracing::info!(level = word, "the log's level was set at the admin port");
-                text(StatusCode::OK, &format!("the log's level is {word} until the next start"))
+                text(
+                    StatusCode::OK,
+                    &format!("the log's level is {word} until the next start, or another one in the configuration"),
+                )
             }
             None => text(StatusCode::BAD_REQUEST, "expected ?off, ?error, ?warn, ?info, ?debug or ?trace"),
         }

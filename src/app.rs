@@ -149,6 +149,7 @@ pub async fn run(
             .as_ref()
             .map(|identity| Rotation::new(identity, clock.clone(), &metrics.token.secret_reloads)),
         identity: config.upstream.identity.as_ref().map(|identity| identity.client.clone()),
+        to_show: None,
         api: connector.clone(),
         token: token_connector,
         expiries: Expiries::new(&config, &metrics.certificate_expiry),

@@ -32,6 +32,18 @@ const OF_THE_SYSTEM: [&str; 9] = [
     "/usr/lib",
     "/usr/share/ca-certificates",
 ];
+/// What may be a link to somewhere else.
+const LINKS: [&str; 7] = [
+    "/etc/hosts",
+    "/etc/nsswitch.conf",
+    "/etc/resolv.conf",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/cert.pem",
+];
+/// What names other authorities of `roots = "system"`.
+const AUTHORITIES: [&str; 2] = ["SSL_CERT_FILE", "SSL_CERT_DIR"];
 /// A look-up whose answer is long goes by TCP (RFC 7766).
 const DNS_PORT: u16 = 53;
 
@@ -86,6 +98,10 @@ impl Needs {
         };
         let authorities = [&config.upstream.trust, &config.token.trust].map(|trust| trust.ca_file.as_deref());
         let read_again = authorities.into_iter().chain([file]).flatten();
+        let named = AUTHORITIES.iter().filter_map(std::env::var_os).map(PathBuf::from);
+        for path in LINKS.map(PathBuf::from).into_iter().chain(named) {
+            needs.read.extend(directories(&path));
+        }
         for path in config.secret_files().chain(read_again) {
             needs.read.extend(directories(path));
         }
@@ -97,6 +113,11 @@ impl Needs {
             needs.sockets.extend(directories(path));
         }
         needs
+    }
+
+    /// Of the root directory all files are beside.
+    fn keeps_everything(&self) -> bool {
+        self.read.iter().chain(&self.write).any(|directory| directory == Path::new("/"))
     }
 
     fn confine(&self) -> Result<Confinement, RulesetError> {
@@ -115,6 +136,10 @@ impl Needs {
             rules = rules.add_rule(NetPort::new(*port, AccessNet::ConnectTcp))?;
         }
         Ok(match rules.restrict_self()?.ruleset {
+            RulesetStatus::FullyEnforced if self.keeps_everything() => {
+                tracing::warn!("a configured file is in the root directory: all files stay in the process's reach");
+                Confinement::Partial
+            }
             RulesetStatus::FullyEnforced => Confinement::Whole,
             RulesetStatus::PartiallyEnforced => Confinement::Partial,
             RulesetStatus::NotEnforced => Confinement::None,
@@ -167,6 +192,13 @@ mod tests {
         assert_eq!(found, [places.path().to_owned(), fs::canonicalize(real).expect("it is there")]);
         let found: Vec<PathBuf> = directories("secret".as_ref()).collect();
         assert_eq!(found, [PathBuf::from(".")]);
+    }
+
+    #[test]
+    fn a_file_in_the_root_directory_keeps_everything_in_reach() {
+        let of = |path: &str| Needs { read: directories(path.as_ref()).collect(), ..Needs::default() };
+        assert!(of("/nowhere-secret").keeps_everything());
+        assert!(!of("/run/nowhere/secret").keeps_everything());
     }
 
     #[test]

@@ -147,9 +147,14 @@ impl Proxy {
         }
     }
 
-    /// Closes connections to the API that nobody uses. Never completes; to be spawned once.
+    /// Closes connections to the API that nobody uses, and gives up uploads that the API leaves standing. Never
+    /// completes; to be spawned once.
     pub fn sweeps_pool(&self) -> impl Future<Output = ()> + use<> {
-        self.pool.sweeps(self.pool_idle_timeout)
+        let connections = self.pool.sweeps(self.pool_idle_timeout);
+        let uploads = self.pool.gives_up_uploads(self.idle_body_timeout);
+        async {
+            tokio::join!(connections, uploads);
+        }
     }
 
     /// Has the requests that come from now on go by another configuration, as far as it may change.

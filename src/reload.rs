@@ -30,6 +30,9 @@ const LIVE: [&str; 8] = [
     "log.slow",
 ];
 
+/// What may be behind it.
+const CONFINED: &str = "a file in a directory that is new to the running process needs a restart (`process.confine`)";
+
 /// Where the configuration comes from.
 #[derive(Clone, Debug)]
 pub struct Origin {
@@ -107,12 +110,15 @@ impl Reloader {
             Ok((config, entries)) => {
                 self.faults = None;
                 self.take(config, entries);
+                // It may name other files.
+                self.seen = Fingerprint::of(&self.origin.file, &self.current.borrow());
                 Outcome::Reloaded
             }
             Err(faults) => {
                 if self.faults.as_ref() != Some(&faults) {
                     self.metrics.count("failure");
-                    tracing::error!(faults, "the changed configuration has faults; the last good one goes on");
+                    let hint = faults.contains("Permission denied").then_some(CONFINED);
+                    tracing::error!(faults, hint, "the changed configuration has faults; the last good one goes on");
                 }
                 self.faults = Some(faults);
                 Outcome::Refused
@@ -128,7 +134,9 @@ impl Reloader {
             let keys = dead.join(", ");
             tracing::warn!(keys, "the configuration was changed where only a restart has an effect");
         }
-        self.log.set(&config.log);
+        if live.iter().any(|key| key.starts_with("log.")) {
+            self.log.set(&config.log);
+        }
         // Another authority's file of the same name is a change that no value shows.
         tracing::info!(keys = live.join(", "), "the configuration was reloaded");
         self.metrics.count("success");

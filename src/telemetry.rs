@@ -7,14 +7,17 @@ use std::{
 
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{
-    Layer, Registry, fmt,
+    Layer, Registry,
+    filter::Targets,
+    fmt,
     layer::{Layered, SubscriberExt},
     reload,
 };
 
 use crate::config::{Log, LogFormat};
 
-type Filtered = Layered<reload::Layer<LevelFilter, Registry>, Registry>;
+type Leveled = Layered<reload::Layer<LevelFilter, Registry>, Registry>;
+type Filtered = Layered<Targets, Leveled>;
 type Lines = Box<dyn Layer<Filtered> + Send + Sync>;
 
 /// A hold on what is logged, and how.
@@ -50,8 +53,13 @@ pub fn init(config: &Log) -> LogControl {
     let (filter, level) = reload::Layer::new(config.level);
     let (lines, control) = reload::Layer::new(lines(config.format));
     // An error means that a log is installed already.
-    let _ = tracing::subscriber::set_global_default(Registry::default().with(filter).with(lines));
+    let _ = tracing::subscriber::set_global_default(Registry::default().with(filter).with(own()).with(lines));
     LogControl { level, lines: control }
+}
+
+/// The lines of this program. What libraries would say in detail may hold what callers sent.
+fn own() -> Targets {
+    Targets::new().with_target(env!("CARGO_CRATE_NAME"), LevelFilter::TRACE).with_default(LevelFilter::WARN)
 }
 
 fn lines(format: LogFormat) -> Lines {

@@ -41,8 +41,9 @@ impl Expiries {
     }
 
     fn set_authorities(&self, cert: &'static str, trust: &Trust) {
-        if let Some(end) = earliest_end(&trust.extra) {
-            self.set(cert, end);
+        match earliest_end(&trust.extra) {
+            Some(end) => self.set(cert, end),
+            None => drop(self.0.remove(&Certificate { cert })),
         }
     }
 
@@ -57,8 +58,10 @@ impl Expiries {
 pub(super) struct Certificates {
     /// Looks for another client's certificate, if there is one at all.
     pub(super) rotation: Option<Rotation>,
-    /// What the client shows.
+    /// What the client shows,
     pub(super) identity: Option<ClientIdentity>,
+    /// and what it is to show instead.
+    pub(super) to_show: Option<ClientIdentity>,
     pub(super) api: Connector,
     pub(super) token: Connector,
     pub(super) expiries: Expiries,
@@ -74,43 +77,53 @@ impl Certificates {
             tokio::select! {
                 () = sleep(interval) => {
                     if let Some(identity) = self.rotation.as_mut().and_then(Rotation::look) {
-                        self.expiries.set(CLIENT, identity.end);
-                        self.identity = Some(identity);
-                        self.renew_api(&trust);
-                        tracing::info!("new connections show the client's new certificate");
+                        self.to_show = Some(identity);
                     }
+                    self.show_new(&trust);
                 }
                 // An error means that nothing changes any more.
                 Ok(()) = changes.changed() => {
                     let config = Arc::clone(&changes.borrow_and_update());
                     if config.upstream.trust.extra != trust.extra {
                         trust.extra.clone_from(&config.upstream.trust.extra);
-                        self.renew_api(&trust);
-                        self.expiries.set_authorities(UPSTREAM_CA, &trust);
+                        if renew(&self.api, &trust, self.identity.as_ref()) {
+                            self.expiries.set_authorities(UPSTREAM_CA, &trust);
+                        }
                     }
                     if config.token.trust.extra != token_trust.extra {
                         token_trust.extra.clone_from(&config.token.trust.extra);
-                        renew(&self.token, &token_trust, None);
-                        self.expiries.set_authorities(TOKEN_CA, &token_trust);
+                        if renew(&self.token, &token_trust, None) {
+                            self.expiries.set_authorities(TOKEN_CA, &token_trust);
+                        }
                     }
                 }
             }
         }
     }
 
-    fn renew_api(&self, trust: &Trust) {
-        renew(&self.api, trust, self.identity.as_ref());
+    /// Has the client's new certificate shown, if there is one; else, the next time.
+    fn show_new(&mut self, trust: &Trust) {
+        if self.to_show.is_some() && renew(&self.api, trust, self.to_show.as_ref()) {
+            self.identity = self.to_show.take();
+            if let Some(identity) = &self.identity {
+                self.expiries.set(CLIENT, identity.end);
+            }
+            tracing::info!("new connections show the client's new certificate");
+        }
     }
 }
 
-fn renew(connector: &Connector, trust: &Trust, identity: Option<&ClientIdentity>) {
+/// Returns whether new connections are made by these.
+fn renew(connector: &Connector, trust: &Trust, identity: Option<&ClientIdentity>) -> bool {
     match tls::client_config(trust) {
         Ok(plain) => {
             let tls = identity.map(|identity| tls::with_identity(&plain, identity));
             connector.replace_tls(tls.as_ref().unwrap_or(&plain));
+            true
         }
         Err(error) => {
-            tracing::error!(error = %Report(&error), "the new certificates are of no use; the last good ones are")
+            tracing::error!(error = %Report(&error), "the new certificates are of no use; the last good ones are");
+            false
         }
     }
 }

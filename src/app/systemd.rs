@@ -3,7 +3,10 @@
 use std::convert::Infallible;
 
 use sd_notify::NotifyState;
-use tokio::{sync::watch, time::sleep};
+use tokio::{
+    sync::watch,
+    time::{Interval, interval},
+};
 
 use crate::{
     config::Gate,
@@ -14,6 +17,8 @@ use crate::{
 /// often as the watchdog wants. By `startup` it is ready with the first token, or at once.
 pub(super) async fn report(mut status: watch::Receiver<Status>, startup: Gate) -> Infallible {
     let mut is_ready = false;
+    // Half of its time (sd_watchdog_enabled(3)), whatever else is told meanwhile.
+    let mut watchdog = sd_notify::watchdog_enabled().map(|time| interval(time / 2));
     loop {
         let (state, has_token) = {
             let status = status.borrow_and_update();
@@ -24,18 +29,29 @@ pub(super) async fn report(mut status: watch::Receiver<Status>, startup: Gate) -
             tell(&NotifyState::Ready);
         }
         tell(&NotifyState::Status(summary(state)));
-        // Half of its time (sd_watchdog_enabled(3)).
-        let watchdog = sd_notify::watchdog_enabled().map(|time| time / 2);
-        loop {
-            tokio::select! {
-                changed = status.changed() => match changed {
-                    Ok(()) => break,
-                    // The refresher has ended, and the process will.
-                    Err(_) => std::future::pending().await,
-                },
-                () = sleep(watchdog.unwrap_or_default()), if watchdog.is_some() => tell(&NotifyState::Watchdog),
-            }
+        while !next(&mut status, watchdog.as_mut()).await {
+            tell(&NotifyState::Watchdog);
         }
+    }
+}
+
+/// Returns true if the status has changed, false if the watchdog wants a sign of life.
+async fn next(status: &mut watch::Receiver<Status>, watchdog: Option<&mut Interval>) -> bool {
+    let tick = async {
+        match watchdog {
+            Some(watchdog) => watchdog.tick().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        // First, or a status that changes all the time would keep it waiting.
+        biased;
+        _ = tick => false,
+        // An error means that the refresher has ended, and the process will.
+        changed = status.changed() => match changed {
+            Ok(()) => true,
+            Err(_) => std::future::pending().await,
+        },
     }
 }
 

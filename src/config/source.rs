@@ -9,6 +9,7 @@ use std::{
 };
 
 use config::{Value, ValueKind};
+use sha2::{Digest, Sha256};
 
 use super::{
     environment::{dotted, is_ours, merge, variable},
@@ -38,6 +39,8 @@ pub struct Entry {
     pub value: Option<String>,
     /// Who decided that.
     pub layer: Layer,
+    /// The hash of the whole value, also where that is not shown: tells whether it has changed.
+    digest: [u8; 32],
 }
 
 /// Who decided a value.
@@ -129,7 +132,8 @@ impl Source {
         let secret = self.secrets.remove(key);
         let layer = secret.as_ref().map_or(Layer::Default, |_| Layer::Environment);
         let value = secret.as_ref().map(|_| REDACTED.to_owned());
-        self.entries.push(Entry { key, default: None, value, layer });
+        // The environment of a process does not change.
+        self.entries.push(Entry { key, default: None, value, layer, digest: [0; 32] });
 
         if self.written.contains_key(key) {
             let hint = format!("set `{}` or `{key}_file`", variable(key));
@@ -200,9 +204,10 @@ impl Source {
             Some((spelt, parsed)) => (Some(spelt), Some(parsed)),
             None => (default.map(str::to_owned), None),
         };
+        let digest = Sha256::digest(self.found(key).map(|raw| raw.in_full()).unwrap_or_default()).into();
         let is_confidential = CONFIDENTIAL.contains(&key);
         let shown = value.map(|value| if is_confidential { REDACTED.to_owned() } else { value });
-        self.entries.push(Entry { key, default, value: shown, layer });
+        self.entries.push(Entry { key, default, value: shown, layer, digest });
         match parsed? {
             Ok(value) => Some(value),
             Err(mismatch) => {

@@ -47,6 +47,18 @@ impl Raw<'_> {
             Self::Typed(kind) => kind.to_string(),
         }
     }
+
+    /// The same, with the values of a table.
+    pub(super) fn in_full(&self) -> String {
+        match self {
+            Self::Typed(ValueKind::Table(table)) => {
+                let mut fields: Vec<String> = table.iter().map(|(name, value)| format!("{name:?} {value:?}")).collect();
+                fields.sort_unstable();
+                fields.join("\n")
+            }
+            Self::Typed(_) | Self::Text(_) => self.spelt(),
+        }
+    }
 }
 
 /// For messages: text in quotes, so that `20` and `"20"` differ; nothing of a table.

@@ -196,6 +196,18 @@ where
         Connection { carrier, provenance, generation, home: Rc::clone(&self.shelf) }
     }
 
+    /// Gives up uploads that outlast their answers and stand still, before they have done so for `timeout`.
+    /// Never completes; to be spawned once a pool.
+    pub fn gives_up_uploads(&self, timeout: Duration) -> impl Future<Output = ()> + use<B> {
+        let outlasting = Rc::clone(&self.shelf.outlasting);
+        async move {
+            loop {
+                tokio::time::sleep(timeout / 2).await;
+                outlasting.sweep();
+            }
+        }
+    }
+
     /// Closes idle connections before they are `timeout` old. Never completes; to be spawned once a pool.
     pub fn sweeps(&self, timeout: Duration) -> impl Future<Output = ()> + use<B> {
         let shelf = Rc::clone(&self.shelf);
@@ -337,7 +349,6 @@ impl<B> Shelf<B> {
     fn sweep(&self) {
         let this = self.sweep.get() + 1;
         self.sweep.set(this);
-        self.outlasting.sweep();
         let mut idle = self.idle.borrow_mut();
         idle.retain(|idle| idle.since_sweep + 1 >= this && !idle.sender.is_closed());
         self.connections.set_idle(idle.len());

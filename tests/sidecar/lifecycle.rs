@@ -320,3 +320,27 @@ fn systemd_is_told_of_the_first_token_of_failures_and_of_the_end() {
     told("STOPPING=1");
     assert_eq!(sidecar.process.exit_code(), 0);
 }
+
+/// Each attempt changes the status; the watchdog must hear of it all the same.
+#[test]
+fn systemd_s_watchdog_is_fed_while_the_provider_fails_more_often_than_it_wants_to_hear() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("notify");
+    let socket = UnixDatagram::bind(&path).expect("a free path");
+    socket.set_read_timeout(Some(DEADLINE)).expect("a time-out");
+    let provider = provider(Settings::default());
+    provider.set_token_fault(Some(TokenFault::ServerError));
+    let setup = Setup::partner(&provider).variable("NOTIFY_SOCKET", path.to_str().expect("UTF-8"));
+    let _sidecar = setup.variable("WATCHDOG_USEC", "6000000").start();
+    let (mut fed, mut attempts) = (0, 0);
+    while fed < 3 {
+        let mut message = [0; 512];
+        let count = socket.recv(&mut message).expect("something is told");
+        match String::from_utf8_lossy(&message[..count]).trim_end() {
+            "WATCHDOG=1" => fed += 1,
+            told => attempts += usize::from(told.starts_with("STATUS=")),
+        }
+        assert!(attempts < 60, "{attempts} attempts, and the watchdog was fed {fed} times");
+    }
+    assert!(attempts > 3, "{attempts} attempts");
+}

@@ -121,6 +121,32 @@ fn a_faulty_configuration_is_refused_as_a_whole_and_the_last_good_one_goes_on() 
 }
 
 #[test]
+fn a_change_of_what_is_never_shown_is_told_all_the_same() {
+    let provider = provider(Settings::default());
+    let setup = Setup::partner(&provider).set("reload.watch", false).set("listen.require_header", "X-Valet: first");
+    let mut sidecar = setup.set("upstream.set_headers", json!({ "X-Key": "first" })).start();
+    sidecar.setup.rewrite("listen.require_header", "X-Valet: second");
+    assert_reloaded(&sidecar);
+    let told = sidecar.process.logged("the configuration was changed where only a restart has an effect");
+    assert_eq!(told["keys"], "listen.require_header");
+    sidecar.setup.rewrite("upstream.set_headers", json!({ "X-Key": "second" }));
+    assert_reloaded(&sidecar);
+    let told = newest(&sidecar.process, "the configuration was reloaded");
+    assert_eq!(told["keys"], "upstream.set_headers");
+    assert!(!sidecar.process.stderr().contains("second"));
+}
+
+#[test]
+fn a_level_that_was_set_while_it_runs_outlasts_a_change_of_other_keys() {
+    let (_provider, mut sidecar) = start();
+    Connection::open(sidecar.admin).ask("PUT", "/log-level?debug", &[], b"").expect("an answer");
+    sidecar.setup.rewrite("upstream.allow", json!(["GET /api/fdx/5/**"]));
+    assert_reloaded(&sidecar);
+    sidecar.connect().send(b"no HTTP at all\r\n\r\n").expect("it listens");
+    sidecar.process.logged("a connection ended early");
+}
+
+#[test]
 fn another_authority_is_believed_and_the_former_no_longer() {
     let provider = provider(Settings::default());
     let other = self::provider(Settings::default());

@@ -171,6 +171,7 @@ fn an_upload_that_the_api_leaves_standing_after_its_answer_gives_all_it_has_up()
     });
     let provider = provider(Settings::default());
     let sidecar = setup(&provider, &api)
+        .set("upstream.idle_body_timeout", "400ms")
         .set("upstream.pool_idle_timeout", "400ms")
         .set("listen.idle_timeout", "200ms")
         .set("listen.max_connections", 1)

@@ -14,7 +14,8 @@ use super::{
     api::{Api, Call},
     before,
     caller::{Answer, Caller, answer, request},
-    run,
+    frames::{END_HEADERS, END_STREAM, HEADERS, RST_STREAM, Wire},
+    run, setup,
 };
 use crate::harness::{ACCOUNTS, ECHO, Setup, Sidecar, provider};
 
@@ -241,4 +242,25 @@ fn a_revoked_consent_passes_to_a_caller_over_http2() {
     let answer = ask(&sidecar, request("GET", ACCOUNTS), b"");
     assert_eq!((answer.status, answer.reason(), answer.json()["code"].to_string()), (401, None, "602".into()));
     assert_eq!(provider.requests().len(), 1);
+}
+
+/// The library that reads HTTP/2 would log it, before any code of ours could keep it out.
+#[test]
+fn a_path_that_cannot_be_read_is_not_in_the_log_at_any_level() {
+    let api = Api::start(ok);
+    let provider = provider(Settings::default());
+    let sidecar = setup(&provider, &api).set("log.level", "trace").start();
+    let mut wire = Wire::connect(sidecar.address);
+    let path = b"/accounts?iban=DE89 3704";
+    // Literal, by the name of the fourth entry of the static table (RFC 7541 appendix A).
+    let mut block = vec![0x82, 0x86, 0x04, u8::try_from(path.len()).expect("short")];
+    block.extend_from_slice(path);
+    block.extend_from_slice(&[0x01, 9]);
+    block.extend_from_slice(b"localhost");
+    wire.send(HEADERS, END_HEADERS | END_STREAM, 1, &block).expect("it listens");
+    while wire.next().is_ok_and(|frame| frame.kind != RST_STREAM) {}
+    sidecar.process.signal(rustix::process::Signal::TERM);
+    sidecar.process.logged("drained");
+    assert!(!sidecar.process.stderr().contains("iban"), "{}", sidecar.process.stderr());
+    assert!(api.record().requests.is_empty());
 }
