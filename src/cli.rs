@@ -5,6 +5,7 @@
 mod ask;
 mod sandbox;
 mod show;
+mod termination_log;
 
 use std::{
     ffi::OsString,
@@ -16,6 +17,7 @@ use std::{
 use clap::{Args, Parser, Subcommand};
 use tokio::runtime::{Builder, LocalOptions};
 
+use self::termination_log::TerminationLog;
 use crate::{
     app::{self, AppError, Setup},
     config::{Config, ConfigError},
@@ -189,8 +191,10 @@ pub fn run() -> ExitCode {
 
 /// Without a command, it is there for others. Gives the exit code.
 fn run_sidecar(file: &Path, command: Vec<OsString>) -> Result<u8, CliError> {
+    // Now, as the process may soon be confined.
+    let termination_log = TerminationLog::open();
     let programs = if command.is_empty() { Programs::None } else { Programs::Theirs };
-    on_control_thread(programs, |(mut signals, requests)| async move {
+    let done = on_control_thread(programs, |(mut signals, requests)| async move {
         let mut words = command.into_iter();
         let errand = match words.next() {
             Some(program) => {
@@ -204,7 +208,11 @@ fn run_sidecar(file: &Path, command: Vec<OsString>) -> Result<u8, CliError> {
         let log = telemetry::init(&config.log);
         let setup = Setup { config, origin: Some((origin, entries)), log, errand };
         Ok(app::run(setup, (signals, requests), |_, _| {}).await?)
-    })
+    });
+    if let (Err(error), Some(log)) = (&done, termination_log) {
+        log.write(&error.text());
+    }
+    done
 }
 
 fn check(file: &Path) -> Result<(), CliError> {

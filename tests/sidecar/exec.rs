@@ -1,4 +1,4 @@
-//! `token-valet exec`: a command beside the sidecar, in one container.
+//! `token-valet exec`: a command beside the sidecar, in one container; and the last words of a container.
 
 use std::{fs, net::TcpListener, path::Path, process::Command};
 
@@ -6,7 +6,9 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 use token_valet::sandbox::Settings;
 
-use crate::harness::{ACCOUNTS, Connection, Process, Setup, binary, holds_for, provider, seconds, wait_until};
+use crate::harness::{
+    ACCOUNTS, Connection, Process, Setup, binary, holds_for, provider, seconds, wait_for, wait_until,
+};
 
 /// Starts `sh -c SCRIPT` as the command.
 fn exec(setup: &Setup, script: &str, environment: &[(&str, &str)]) -> Process {
@@ -271,4 +273,47 @@ fn beside_a_command_the_sidecar_is_not_confined_and_keeps_its_memory_private() {
     });
     process.signal(Signal::TERM);
     process.exit_code();
+}
+
+// Last words.
+
+#[test]
+fn a_fatal_end_is_told_in_the_termination_log_on_one_line_without_hints() {
+    let provider = provider(Settings::default());
+    let place = directory();
+    let log = file_in(&place, "termination-log");
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = taken.local_addr().expect("it is bound").to_string();
+    fs::write(&log, "what an earlier one left, which may be much longer than what is said this time")
+        .expect("writable");
+    let in_use = Setup::partner(&provider).set("listen.address", address.as_str());
+    let two_faults = Setup::partner(&provider).set("token.timeout", "20").set("listen.threads", 0);
+    for (setup, code) in [(in_use, 69), (two_faults, 78)] {
+        let file = setup.write();
+        let arguments = ["run", "-c", file.to_str().expect("UTF-8")];
+        let mut process = Process::spawn(&arguments, &[("TOKEN_VALET_TERMINATION_LOG", &log)]);
+        assert_eq!(process.exit_code(), code);
+        let said = fs::read_to_string(&log).expect("it is there");
+        assert!(said.starts_with("error: ") && !said.contains('\n') && !said.contains("hint"), "{said}");
+        for line in process.stderr().lines().filter(|line| line.starts_with("error: ")) {
+            assert!(said.contains(line), "{line:?} in {said:?}");
+        }
+    }
+}
+
+#[test]
+fn the_termination_log_is_left_alone_where_there_is_none_and_where_nothing_is_wrong() {
+    let provider = provider(Settings::default());
+    let place = directory();
+    let (missing, present) = (file_in(&place, "missing"), file_in(&place, "present"));
+    let setup = Setup::partner(&provider);
+    let mut process = exec_words(&setup, &["no-such-command"], &[("TOKEN_VALET_TERMINATION_LOG", missing.as_str())]);
+    assert_eq!(process.exit_code(), 127);
+    assert!(!Path::new(&missing).exists());
+    fs::write(&present, "the command's").expect("a writable directory");
+    let environment = [("TOKEN_VALET_TERMINATION_LOG", present.as_str())];
+    let setup = Setup::partner(&provider);
+    assert_eq!(exec(&setup, "exit 1", &environment).exit_code(), 1);
+    let said = wait_for("the file", || fs::read_to_string(&present).ok());
+    assert_eq!(said, "the command's");
 }
