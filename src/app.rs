@@ -1,12 +1,12 @@
-//! The composition root: builds the parts, starts them, waits for a signal, drains.
+//! The composition root: builds the parts, starts them, waits for the end, drains.
 
 mod certificates;
+mod ending;
 mod systemd;
 mod worker;
 
 use std::{
     cell::{Cell, RefCell},
-    convert::Infallible,
     io,
     rc::Rc,
     sync::Arc,
@@ -23,6 +23,7 @@ use tokio::{
 
 use self::{
     certificates::{Certificates, Expiries},
+    ending::Control,
     worker::Workers,
 };
 use crate::{
@@ -30,15 +31,16 @@ use crate::{
     clock::{Clock, Pulse},
     config::{Address, Config, Entry},
     confinement::{self, Confinement},
+    errand::{Errand, ErrandError},
     http_client::Connector,
     listener::{HalfClose, HttpLimits, ListenError, Listener},
     metrics::Metrics,
     proxy::{Limits, Proxy, ProxyMetrics},
-    reload::{self, Outcome, Reloader},
-    shutdown::{self, Drain, Request, Requests, Signals},
+    reload::{self, Reloader},
+    shutdown::{self, Drain, Requests, Signals},
     telemetry::LogControl,
     tls::{self, Rotation, TlsError},
-    token::{Refresher, Renewal, Store, StoreError, TokenClient},
+    token::{Refresher, Store, StoreError, TokenClient},
 };
 
 /// How long an exchange that is under way at the end may take, as it may bring a new refresh token.
@@ -76,6 +78,9 @@ pub enum AppError {
     /// The kernel refuses a thread, or a worker ended on its own.
     #[error("the process cannot go on")]
     Runtime(#[from] io::Error),
+    /// The command that the sidecar is for does not run.
+    #[error(transparent)]
+    Errand(#[from] ErrandError),
 }
 
 /// The configuration, and how it may change.
@@ -87,19 +92,22 @@ pub struct Setup {
     pub origin: Option<(reload::Origin, Vec<Entry>)>,
     /// What it says of the log has its effect by this.
     pub log: LogControl,
+    /// The command that it is for. None of what the process gives up for itself must be given up then.
+    pub errand: Option<Errand>,
 }
 
-/// Runs the sidecar until a signal has it drained. `started` is told the two addresses once they are open.
+/// Runs the sidecar until a signal, or the end of its command, has it drained. `started` is told the two addresses
+/// once they are open. Gives the exit code.
 ///
 /// Must be called within a [`tokio::runtime::LocalRuntime`]: the control thread's.
 ///
 /// # Errors
 /// See [`AppError`]. A provider that is down is none.
 pub async fn run(
-    Setup { config, origin, log }: Setup,
+    Setup { config, origin, log, errand }: Setup,
     (mut signals, mut requests): (Signals, Requests),
     started: impl FnOnce(&Listener, &Listener),
-) -> Result<(), AppError> {
+) -> Result<u8, AppError> {
     let config = Arc::new(config);
     let clock = Clock::kernel();
     let metrics = Metrics::default();
@@ -131,7 +139,8 @@ pub async fn run(
     let admin_port = Listener::bind(&admin_address, 0, config.admin.max_connections)?;
     let file = origin.as_ref().map(|(origin, _)| origin.file.as_path());
     // Before there are other threads: it counts for this one and for those that it starts.
-    let confinement = if config.process.confine { confinement::confine(&config, file)? } else { Confinement::None };
+    let confine = config.process.confine && errand.is_none();
+    let confinement = if confine { confinement::confine(&config, file)? } else { Confinement::None };
     tracing::info!(
         address = %port.address(),
         admin = %admin_port.address(),
@@ -178,7 +187,7 @@ pub async fn run(
     };
     let admin = Admin::new(&config.admin, sources, clock.clone(), orders);
     spawn_local(serve_admin(admin, admin_port, drain.clone()));
-    let (linger, grace, startup) = (config.shutdown.linger, config.shutdown.grace, config.admin.startup);
+    let (shutdown, startup) = (config.shutdown.clone(), config.admin.startup);
     let http = HttpLimits::new(&config);
     let new_proxy = move || {
         let (connector, limits, clock) = (connector.clone(), limits.clone(), clock.clone());
@@ -188,25 +197,24 @@ pub async fn run(
 
     spawn_local(systemd::report(heeded.follow(), startup));
 
+    let control = Control {
+        signals: &mut signals,
+        requests: &mut requests,
+        quit: &quit,
+        reloader: reloader.as_deref(),
+        renewal: &heeded,
+    };
     let outcome = tokio::select! {
-        signal = signals.end() => {
-            tracing::info!(signal, linger_s = linger.as_secs(), grace_s = grace.as_secs(), "ending");
-            Ok(())
-        }
-        never = heed(&mut requests, reloader.as_deref(), &heeded) => match never {},
-        () = quit.notified() => {
-            tracing::info!(linger_s = linger.as_secs(), grace_s = grace.as_secs(), "ending, as asked at the admin port");
-            Ok(())
-        }
+        code = control.until_over(errand, &shutdown) => code.map_err(AppError::from),
         error = workers.failed() => Err(error.into()),
     };
     ending.set(true);
     systemd::stopping();
-    if outcome.is_ok() && !linger.is_zero() {
+    if outcome.is_ok() && !shutdown.linger.is_zero() {
         tokio::select! {
-            () = sleep(linger) => {}
+            () = sleep(shutdown.linger) => {}
             signal = signals.end() => {
-                tracing::warn!(signal, "requests were cut off by a second signal");
+                tracing::warn!(signal = signal.name(), "requests were cut off by a second signal");
                 return outcome;
             }
             _ = workers.failed() => {}
@@ -214,7 +222,7 @@ pub async fn run(
     }
     trigger.start();
     let end = async {
-        match timeout(grace, workers.drained()).await {
+        match timeout(shutdown.grace, workers.drained()).await {
             Ok(()) => tracing::info!("drained"),
             Err(_) => tracing::warn!("requests were cut off: `shutdown.grace` is over"),
         }
@@ -225,7 +233,7 @@ pub async fn run(
     };
     tokio::select! {
         () = end => {}
-        signal = signals.end() => tracing::warn!(signal, "requests were cut off by a second signal"),
+        signal = signals.end() => tracing::warn!(signal = signal.name(), "requests were cut off by a second signal"),
     }
     outcome
 }
@@ -263,24 +271,6 @@ fn watch_configuration(
         });
     }
     (changes, Some(reloader))
-}
-
-/// Does what SIGHUP and SIGUSR1 ask for.
-async fn heed(requests: &mut Requests, reloader: Option<&RefCell<Reloader>>, renewal: &Renewal) -> Infallible {
-    loop {
-        match requests.next().await {
-            Request::Reload => match reloader.map(|reloader| reloader.borrow_mut().look()) {
-                Some(Outcome::Unchanged) => tracing::info!("nothing of the configuration has changed"),
-                Some(Outcome::Reloaded | Outcome::Refused) => {}
-                None => tracing::info!("this configuration cannot change"),
-            },
-            Request::Refresh => {
-                if let Err(error) = renewal.ask() {
-                    tracing::warn!(%error, "a refresh that was asked for is not made");
-                }
-            }
-        }
-    }
 }
 
 async fn serve_admin(admin: Admin, port: Listener, drain: Drain) {

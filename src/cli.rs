@@ -5,8 +5,10 @@
 mod ask;
 mod sandbox;
 mod show;
+mod termination_log;
 
 use std::{
+    ffi::OsString,
     future::Future,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -15,9 +17,11 @@ use std::{
 use clap::{Args, Parser, Subcommand};
 use tokio::runtime::{Builder, LocalOptions};
 
+use self::termination_log::TerminationLog;
 use crate::{
     app::{self, AppError, Setup},
     config::{Config, ConfigError},
+    errand::{Errand, ErrandError},
     process,
     reload::Origin,
     report::Report,
@@ -38,6 +42,15 @@ struct Cli {
 enum Command {
     /// Run the sidecar
     Run(ConfigFile),
+    /// Run the sidecar and, after its first token, a command; end with the command, and its exit code
+    #[command(after_help = EXEC_HELP)]
+    Exec {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// The command and its arguments
+        #[arg(last = true, required = true, value_name = "CMD")]
+        command: Vec<OsString>,
+    },
     /// Tell every fault of the configuration at once
     Check(ConfigFile),
     /// Ask a running sidecar whether it is alive, started or ready
@@ -80,6 +93,17 @@ struct ConfigFile {
     config: PathBuf,
 }
 
+/// What `token-valet exec --help` says beside the arguments.
+const EXEC_HELP: &str = "\
+The command waits for the first token, however long the provider is down. Once it runs, SIGTERM, SIGINT, SIGQUIT, SIGHUP, \
+SIGUSR1 and SIGUSR2 are its own, each time they come, and the sidecar serves until it has ended; then requests in \
+flight are finished, and the exit code is the command's, or 128 and the number of the signal that ended it. It is 127 \
+if the command is not found and 126 if it cannot be executed. A signal that comes before the command was started ends \
+the sidecar with 143 (SIGTERM), 130 (SIGINT) or 131 (SIGQUIT), as nothing was done: with 0, a Job would count as done.
+
+The command has the environment, but for TOKEN_VALET__TOKEN__CLIENT_SECRET, the limits and the privileges that the \
+sidecar was started with. `process.confine` has no effect, as it would hold for the command too.";
+
 /// Why a command failed; each has its exit code.
 #[derive(Debug, thiserror::Error)]
 enum CliError {
@@ -101,7 +125,10 @@ impl CliError {
         match self {
             Self::Config(_) | Self::App(AppError::Tls(_) | AppError::Host(_) | AppError::Store(_)) => 78,
             Self::App(AppError::Listen(_)) => 69,
-            Self::App(AppError::Confine(_) | AppError::Runtime(_))
+            // As shells have it.
+            Self::App(AppError::Errand(ErrandError::NotFound(_))) => 127,
+            Self::App(AppError::Errand(ErrandError::Refused(..))) => 126,
+            Self::App(AppError::Confine(_) | AppError::Runtime(_) | AppError::Errand(ErrandError::Lost(_)))
             | Self::Sandbox(_)
             | Self::Process(_)
             | Self::Ask(_) => 1,
@@ -109,13 +136,17 @@ impl CliError {
     }
 
     fn print(&self) {
-        match self {
-            // Its faults are whole messages already.
-            Self::Config(error) => eprintln!("{error}"),
-            Self::App(_) | Self::Sandbox(_) | Self::Process(_) | Self::Ask(_) => eprintln!("error: {}", Report(self)),
-        }
+        eprintln!("{}", self.text());
         if let Some(hint) = self.hint() {
             eprintln!("\nhint: {hint}");
+        }
+    }
+
+    fn text(&self) -> String {
+        match self {
+            // Its faults are whole messages already.
+            Self::Config(error) => error.to_string(),
+            Self::App(_) | Self::Sandbox(_) | Self::Process(_) | Self::Ask(_) => format!("error: {}", Report(self)),
         }
     }
 
@@ -131,7 +162,7 @@ impl CliError {
                 "set `process.confine = false` (TOKEN_VALET__PROCESS__CONFINE) to run with all files and ports in reach"
                     .to_owned(),
             ),
-            Self::App(AppError::Tls(_) | AppError::Host(_) | AppError::Runtime(_))
+            Self::App(AppError::Tls(_) | AppError::Host(_) | AppError::Runtime(_) | AppError::Errand(_))
             | Self::Config(_)
             | Self::Sandbox(_)
             | Self::Process(_)
@@ -144,30 +175,44 @@ impl CliError {
 #[must_use]
 pub fn run() -> ExitCode {
     let done = match Cli::parse().command {
-        Command::Run(file) => run_sidecar(&file.config),
-        Command::Check(file) => check(&file.config),
-        Command::Health { probe, file } => ask::health(&file.config, probe),
-        Command::Quit(file) => ask::quit(&file.config),
-        Command::Config(ConfigCommand::Show(file)) => show::run(&file.config),
+        Command::Run(file) => run_sidecar(&file.config, Vec::new()),
+        Command::Exec { file, command } => run_sidecar(&file.config, command),
+        Command::Check(file) => check(&file.config).map(|()| 0),
+        Command::Health { probe, file } => ask::health(&file.config, probe).map(|()| 0),
+        Command::Quit(file) => ask::quit(&file.config).map(|()| 0),
+        Command::Config(ConfigCommand::Show(file)) => show::run(&file.config).map(|()| 0),
         Command::Sandbox { config } => sandbox::run(config.as_deref()),
     };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            error.print();
-            ExitCode::from(error.exit_code())
-        }
-    }
+    ExitCode::from(done.unwrap_or_else(|error| {
+        error.print();
+        error.exit_code()
+    }))
 }
 
-fn run_sidecar(file: &Path) -> Result<(), CliError> {
-    on_control_thread(|signals| async move {
+/// Without a command, it is there for others. Gives the exit code.
+fn run_sidecar(file: &Path, command: Vec<OsString>) -> Result<u8, CliError> {
+    // Now, as the process may soon be confined.
+    let termination_log = TerminationLog::open();
+    let programs = if command.is_empty() { Programs::None } else { Programs::Theirs };
+    let done = on_control_thread(programs, |(mut signals, requests)| async move {
+        let mut words = command.into_iter();
+        let errand = match words.next() {
+            Some(program) => {
+                signals.add_quit().map_err(CliError::Process)?;
+                Some(Errand::new(program, words.collect()).map_err(AppError::from)?)
+            }
+            None => None,
+        };
         let origin = Origin { file: file.to_owned(), environment: environment() };
         let (config, entries) = origin.load()?;
         let log = telemetry::init(&config.log);
-        let setup = Setup { config, origin: Some((origin, entries)), log };
-        Ok(app::run(setup, signals, |_, _| {}).await?)
-    })
+        let setup = Setup { config, origin: Some((origin, entries)), log, errand };
+        Ok(app::run(setup, (signals, requests), |_, _| {}).await?)
+    });
+    if let (Err(error), Some(log)) = (&done, termination_log) {
+        log.write(&error.text());
+    }
+    done
 }
 
 fn check(file: &Path) -> Result<(), CliError> {
@@ -179,23 +224,41 @@ fn check(file: &Path) -> Result<(), CliError> {
     Ok(())
 }
 
+/// The programs that the process starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Programs {
+    /// None, ever.
+    None,
+    /// A user's: it is not to inherit what the process gives up or takes for itself.
+    Theirs,
+}
+
 /// Runs a command's main future, with the signals' handlers installed before anything else happens.
-fn on_control_thread<F>(command: impl FnOnce((Signals, Requests)) -> F) -> Result<(), CliError>
+fn on_control_thread<T, F>(programs: Programs, command: impl FnOnce((Signals, Requests)) -> F) -> Result<T, CliError>
 where
-    F: Future<Output = Result<(), CliError>>,
+    F: Future<Output = Result<T, CliError>>,
 {
     let runtime =
         Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).map_err(CliError::Process)?;
     let done = runtime.block_on(async {
         let signals = Signals::install().map_err(CliError::Process)?;
-        process::keep_memory_private().map_err(CliError::Process)?;
-        process::gain_no_privileges().map_err(CliError::Process)?;
-        process::allow_open_files().map_err(CliError::Process)?;
+        set_up_process(programs).map_err(CliError::Process)?;
         command(signals).await
     });
     // Not to wait for a name's look-up that hangs.
     runtime.shutdown_background();
     done
+}
+
+fn set_up_process(programs: Programs) -> std::io::Result<()> {
+    process::keep_memory_private()?;
+    // Programs inherit the rest.
+    if programs == Programs::None {
+        process::dump_no_core()?;
+        process::gain_no_privileges()?;
+        process::allow_open_files()?;
+    }
+    Ok(())
 }
 
 /// The variables that are text; others cannot be ours.

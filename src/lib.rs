@@ -20,6 +20,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod confinement;
+pub mod errand;
 pub mod executor;
 #[cfg(fuzzing)]
 pub mod fuzzing;

@@ -5,15 +5,21 @@ use rustix::{
     thread::set_no_new_privs,
 };
 
-/// Keeps the process's memory, and so its secrets, out of core files and from other processes of the
-/// same user: `RLIMIT_CORE` 0, and not dumpable (prctl(2), `PR_SET_DUMPABLE`).
+/// Keeps the process's memory, and so its secrets, from other processes of the same user, and out of core files:
+/// not dumpable (prctl(2), `PR_SET_DUMPABLE`). A program that it starts is.
 ///
 /// # Errors
 /// When the kernel refuses.
 pub fn keep_memory_private() -> std::io::Result<()> {
-    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
-    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
-    Ok(())
+    Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
+}
+
+/// Leaves no core file of the process and of those that it starts later: `RLIMIT_CORE` 0.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn dump_no_core() -> std::io::Result<()> {
+    Ok(setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?)
 }
 
 /// Gives up all privileges that starting a program could bring, such as a set-user-ID one: for the calling

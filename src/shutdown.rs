@@ -1,6 +1,6 @@
 //! The way down: a signal starts the drain, everyone who serves sees it.
 
-use std::io;
+use std::{future::pending, io};
 
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -46,6 +46,39 @@ impl Drain {
     }
 }
 
+/// A signal that ends the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// SIGTERM
+    Term,
+    /// SIGINT
+    Int,
+    /// SIGQUIT
+    Quit,
+}
+
+impl End {
+    /// As in signal(7).
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Term => "SIGTERM",
+            Self::Int => "SIGINT",
+            Self::Quit => "SIGQUIT",
+        }
+    }
+
+    /// What a shell tells of a process that it ended: 128 and its number.
+    #[must_use]
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Self::Term => 143,
+            Self::Int => 130,
+            Self::Quit => 131,
+        }
+    }
+}
+
 /// What a signal asks for, short of the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Request {
@@ -55,13 +88,14 @@ pub enum Request {
     Refresh,
 }
 
-/// The signals that end the process: SIGTERM and SIGINT.
+/// The signals that end the process: SIGTERM and SIGINT, and SIGQUIT where it was [added](Signals::add_quit).
 ///
 /// Made first thing, because process 1 of a container ignores every signal that it has no handler for.
 #[derive(Debug)]
 pub struct Signals {
     term: Signal,
     int: Signal,
+    quit: Option<Signal>,
 }
 
 /// The signals that [ask for something](Request).
@@ -77,19 +111,37 @@ impl Signals {
     /// # Errors
     /// When the kernel refuses.
     pub fn install() -> io::Result<(Self, Requests)> {
-        let ends = Self { term: signal(SignalKind::terminate())?, int: signal(SignalKind::interrupt())? };
+        let (term, int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let ends = Self { term, int, quit: None };
         Ok((ends, Requests { hup: signal(SignalKind::hangup())?, usr1: signal(SignalKind::user_defined1())? }))
     }
 
-    /// Waits for the next that ends the process and gives its name.
+    /// Has SIGQUIT end the process like the others, as the images of some servers have themselves ended by it.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn add_quit(&mut self) -> io::Result<()> {
+        self.quit = Some(signal(SignalKind::quit())?);
+        Ok(())
+    }
+
+    /// Waits for the next that ends the process.
     ///
     /// # Cancel safety
     /// Dropping the future loses nothing: a signal that came in between is seen by the next call.
-    pub async fn end(&mut self) -> &'static str {
+    pub async fn end(&mut self) -> End {
         tokio::select! {
-            _ = self.term.recv() => "SIGTERM",
-            _ = self.int.recv() => "SIGINT",
+            _ = self.term.recv() => End::Term,
+            _ = self.int.recv() => End::Int,
+            () = received(self.quit.as_mut()) => End::Quit,
         }
+    }
+}
+
+async fn received(signal: Option<&mut Signal>) {
+    match signal {
+        Some(signal) => drop(signal.recv().await),
+        None => pending().await,
     }
 }
 

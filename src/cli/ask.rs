@@ -15,7 +15,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, task::spawn_local, time::timeout};
 
-use super::{CliError, environment, on_control_thread};
+use super::{CliError, Programs, environment, on_control_thread};
 use crate::config::Config;
 
 /// How long the whole answer may take; shorter than a probe's usual patience times three.
@@ -57,7 +57,7 @@ pub(super) fn quit(file: &Path) -> Result<(), CliError> {
 }
 
 fn ask(file: &Path, method: Method, page: &'static str) -> Result<(), CliError> {
-    on_control_thread(|_| async move {
+    on_control_thread(Programs::None, |_| async move {
         let address = admin_address(file)?;
         let answer = timeout(PATIENCE, answer(address, method, page)).await.ok().flatten();
         let (status, line) = answer.ok_or(AskError::Silent(address))?;

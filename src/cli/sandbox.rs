@@ -7,7 +7,7 @@ use std::{
 
 use tempfile::TempDir;
 
-use super::{CliError, environment, on_control_thread};
+use super::{CliError, Programs, environment, on_control_thread};
 use crate::{
     app::{self, Setup},
     config::{Address, Config},
@@ -19,8 +19,8 @@ use crate::{
 /// What is used unless a file is named.
 const BUILT_IN: (&str, &str) = ("config/sandbox.toml", include_str!("../../config/sandbox.toml"));
 
-pub(super) fn run(file: Option<&Path>) -> Result<(), CliError> {
-    on_control_thread(|signals| async move {
+pub(super) fn run(file: Option<&Path>) -> Result<u8, CliError> {
+    on_control_thread(Programs::None, |signals| async move {
         let template = Template::new(file)?;
         // The provider needs to know some of the configuration, and the configuration where the provider is.
         let drawn = template.fill_in(None)?;
@@ -34,9 +34,8 @@ pub(super) fn run(file: Option<&Path>) -> Result<(), CliError> {
         };
         let provider = Provider::start(settings).map_err(CliError::Sandbox)?;
         let config = template.fill_in(Some(&provider))?;
-        let setup = Setup { config, origin: None, log };
-        app::run(setup, signals, |port, admin| welcome(port, admin, &provider)).await?;
-        Ok(())
+        let setup = Setup { config, origin: None, log, errand: None };
+        Ok(app::run(setup, signals, |port, admin| welcome(port, admin, &provider)).await?)
     })
 }
 

@@ -144,6 +144,11 @@ impl Setup {
         self
     }
 
+    pub(crate) fn unset(mut self, key: &str) -> Self {
+        self.values.remove(key);
+        self
+    }
+
     /// Sets a key to the path of a file with this content.
     pub(crate) fn set_file(self, key: &str, content: &str) -> Self {
         let path = self.replace_file(key, content);

@@ -155,6 +155,12 @@ const LAYERS: &[Layer] = &[
         reason: "never token: a wrong field name would agree with itself",
     },
     Layer {
+        level: 6,
+        module: "errand",
+        may_use: &[All("process"), All("shutdown"), Only("token", &["Status"])],
+        reason: "waits for a token, and needs to know nothing of it",
+    },
+    Layer {
         level: 7,
         module: "app",
         may_use: &[
@@ -163,6 +169,7 @@ const LAYERS: &[Layer] = &[
             All("clock"),
             All("config"),
             All("confinement"),
+            All("errand"),
             All("http_client"),
             All("listener"),
             All("metrics"),
@@ -184,6 +191,7 @@ const LAYERS: &[Layer] = &[
         may_use: &[
             All("app"),
             All("config"),
+            All("errand"),
             All("sandbox"),
             All("telemetry"),
             All("listener"),

@@ -11,6 +11,7 @@ mod canaries;
 mod commands;
 mod confinement;
 mod exactness;
+mod exec;
 mod expect;
 mod fin;
 mod forwarded;
