@@ -7,6 +7,7 @@ pub(crate) mod client;
 mod credentials;
 mod error;
 mod history;
+mod outage;
 mod refresher;
 mod rejection;
 mod renewal;
