@@ -3,6 +3,7 @@
 #![allow(clippy::print_stderr, clippy::print_stdout, reason = "this is the part that talks to the terminal")]
 
 mod ask;
+mod check;
 mod sandbox;
 mod show;
 
@@ -16,12 +17,11 @@ use clap::{Args, Parser, Subcommand};
 use tokio::runtime::{Builder, LocalOptions};
 
 use crate::{
-    app::{self, AppError, Setup},
-    config::{Config, ConfigError},
+    app::{self, AppError, Setup, online::Fault},
+    config::ConfigError,
     process,
     reload::Origin,
     report::Report,
-    secret,
     shutdown::{Requests, Signals},
     telemetry,
 };
@@ -39,7 +39,7 @@ enum Command {
     /// Run the sidecar
     Run(ConfigFile),
     /// Tell every fault of the configuration at once
-    Check(ConfigFile),
+    Check(check::Check),
     /// Ask a running sidecar whether it is alive, started or ready
     Health {
         /// What to ask
@@ -93,6 +93,10 @@ enum CliError {
     Process(#[source] std::io::Error),
     #[error(transparent)]
     Ask(#[from] ask::AskError),
+    #[error("the provider cannot be used")]
+    Online(Vec<Fault>),
+    #[error("{0} cut it off")]
+    CutOff(&'static str),
 }
 
 impl CliError {
@@ -104,7 +108,9 @@ impl CliError {
             Self::App(AppError::Confine(_) | AppError::Runtime(_))
             | Self::Sandbox(_)
             | Self::Process(_)
-            | Self::Ask(_) => 1,
+            | Self::Ask(_)
+            | Self::Online(_)
+            | Self::CutOff(_) => 1,
         }
     }
 
@@ -112,7 +118,10 @@ impl CliError {
         match self {
             // Its faults are whole messages already.
             Self::Config(error) => eprintln!("{error}"),
-            Self::App(_) | Self::Sandbox(_) | Self::Process(_) | Self::Ask(_) => eprintln!("error: {}", Report(self)),
+            Self::Online(faults) => eprintln!("{}", check::told(faults)),
+            Self::App(_) | Self::Sandbox(_) | Self::Process(_) | Self::Ask(_) | Self::CutOff(_) => {
+                eprintln!("error: {}", Report(self));
+            }
         }
         if let Some(hint) = self.hint() {
             eprintln!("\nhint: {hint}");
@@ -135,7 +144,9 @@ impl CliError {
             | Self::Config(_)
             | Self::Sandbox(_)
             | Self::Process(_)
-            | Self::Ask(_) => None,
+            | Self::Ask(_)
+            | Self::Online(_)
+            | Self::CutOff(_) => None,
         }
     }
 }
@@ -145,7 +156,7 @@ impl CliError {
 pub fn run() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Run(file) => run_sidecar(&file.config),
-        Command::Check(file) => check(&file.config),
+        Command::Check(arguments) => check::run(arguments),
         Command::Health { probe, file } => ask::health(&file.config, probe),
         Command::Quit(file) => ask::quit(&file.config),
         Command::Config(ConfigCommand::Show(file)) => show::run(&file.config),
@@ -168,15 +179,6 @@ fn run_sidecar(file: &Path) -> Result<(), CliError> {
         let setup = Setup { config, origin: Some((origin, entries)), log };
         Ok(app::run(setup, signals, |_, _| {}).await?)
     })
-}
-
-fn check(file: &Path) -> Result<(), CliError> {
-    let config = Config::load(file, environment())?;
-    for path in config.secret_files().filter(|path| secret::is_open_to_others(path)) {
-        eprintln!("warning: the secret file {path:?} is readable by others\n  hint: {}", secret::OPEN_HINT);
-    }
-    println!("{}: no fault found", file.display());
-    Ok(())
 }
 
 /// Runs a command's main future, with the signals' handlers installed before anything else happens.

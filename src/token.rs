@@ -17,6 +17,7 @@ mod status;
 mod store;
 #[cfg(test)]
 mod tests;
+mod trial;
 pub(crate) mod wire;
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -36,6 +37,7 @@ pub use self::{
     renewal::{Renewal, Replay, TooOften, Unavailable},
     status::{State, Status},
     store::{CodeRecord, CodeState, Fingerprint, Locked, MAX_STATE_BYTES, Record, Store, StoreError, WriteStep},
+    trial::try_credentials,
     wire::Claims,
 };
 use crate::clock::Moment;
