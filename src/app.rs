@@ -2,6 +2,7 @@
 
 mod certificates;
 mod ending;
+pub mod online;
 mod systemd;
 mod worker;
 
@@ -29,7 +30,7 @@ use self::{
 use crate::{
     admin::{Admin, Orders, Sources, Traffic, Vital},
     clock::{Clock, Pulse},
-    config::{Address, Config, Entry},
+    config::{self, Address, Config, Entry},
     confinement::{self, Confinement},
     errand::{Errand, ErrandError},
     http_client::Connector,
@@ -115,22 +116,13 @@ pub async fn run(
     let (trigger, drain) = shutdown::channel();
     let (last_call, exchanges_end) = shutdown::channel();
 
-    let token_tls = tls::client_config(&config.token.trust)?;
-    let endpoint = TokenClient::new(&config.token, &token_tls)?;
+    let endpoint = token_client(&config.token)?;
     let token_connector = endpoint.connector();
     let store = config.token.state_file.as_deref().map(Store::open).transpose().map_err(AppError::Store)?;
     let (refresher, tokens, renewal) =
         Refresher::new(&config.token, endpoint, store, clock.clone(), rand::make_rng(), metrics.token.clone());
 
-    let plain_tls = tls::client_config(&config.upstream.trust)?;
-    let api_tls = config.upstream.identity.as_ref().map(|identity| tls::with_identity(&plain_tls, &identity.client));
-    let connector = Connector::new(
-        &config.upstream.origin,
-        api_tls.as_ref().unwrap_or(&plain_tls),
-        config.upstream.http,
-        config.upstream.connect_timeout,
-        config.upstream.idle_body_timeout,
-    )?;
+    let connector = api_connector(&config.upstream)?;
     let limits = Limits::new(&config);
 
     let listen = &config.listen;
@@ -249,6 +241,24 @@ fn vital(threads: &[Pulse], refresher: Pulse, exchange: Duration) -> Vec<Vital> 
     let limit = STANDSTILL + exchange;
     let refresher = Vital { pulse: refresher, limit, complaint: "the refresher stands still" };
     threads.iter().map(thread).chain([refresher]).collect()
+}
+
+/// Who connects to the token endpoint.
+fn token_client(config: &config::Token) -> Result<TokenClient, AppError> {
+    Ok(TokenClient::new(config, &tls::client_config(&config.trust)?)?)
+}
+
+/// Who connects to the API.
+fn api_connector(config: &config::Upstream) -> Result<Connector, AppError> {
+    let plain = tls::client_config(&config.trust)?;
+    let tls = config.identity.as_ref().map(|identity| tls::with_identity(&plain, &identity.client));
+    Ok(Connector::new(
+        &config.origin,
+        tls.as_ref().unwrap_or(&plain),
+        config.http,
+        config.connect_timeout,
+        config.idle_body_timeout,
+    )?)
 }
 
 /// Every good configuration from now on, and who looks for it. Without an origin it stays as it is.

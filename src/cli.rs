@@ -3,6 +3,7 @@
 #![allow(clippy::print_stderr, clippy::print_stdout, reason = "this is the part that talks to the terminal")]
 
 mod ask;
+mod check;
 mod sandbox;
 mod show;
 mod termination_log;
@@ -19,13 +20,12 @@ use tokio::runtime::{Builder, LocalOptions};
 
 use self::termination_log::TerminationLog;
 use crate::{
-    app::{self, AppError, Setup},
-    config::{Config, ConfigError},
+    app::{self, AppError, Setup, online::Fault},
+    config::ConfigError,
     errand::{Errand, ErrandError},
     process,
     reload::Origin,
     report::Report,
-    secret,
     shutdown::{Requests, Signals},
     telemetry,
 };
@@ -52,7 +52,7 @@ enum Command {
         command: Vec<OsString>,
     },
     /// Tell every fault of the configuration at once
-    Check(ConfigFile),
+    Check(check::Check),
     /// Ask a running sidecar whether it is alive, started or ready
     Health {
         /// What to ask
@@ -117,6 +117,10 @@ enum CliError {
     Process(#[source] std::io::Error),
     #[error(transparent)]
     Ask(#[from] ask::AskError),
+    #[error("the provider cannot be used")]
+    Online(Vec<Fault>),
+    #[error("{0} cut it off")]
+    CutOff(&'static str),
 }
 
 impl CliError {
@@ -131,7 +135,9 @@ impl CliError {
             Self::App(AppError::Confine(_) | AppError::Runtime(_) | AppError::Errand(ErrandError::Lost(_)))
             | Self::Sandbox(_)
             | Self::Process(_)
-            | Self::Ask(_) => 1,
+            | Self::Ask(_)
+            | Self::Online(_)
+            | Self::CutOff(_) => 1,
         }
     }
 
@@ -146,7 +152,10 @@ impl CliError {
         match self {
             // Its faults are whole messages already.
             Self::Config(error) => error.to_string(),
-            Self::App(_) | Self::Sandbox(_) | Self::Process(_) | Self::Ask(_) => format!("error: {}", Report(self)),
+            Self::Online(faults) => check::told(faults),
+            Self::App(_) | Self::Sandbox(_) | Self::Process(_) | Self::Ask(_) | Self::CutOff(_) => {
+                format!("error: {}", Report(self))
+            }
         }
     }
 
@@ -166,7 +175,9 @@ impl CliError {
             | Self::Config(_)
             | Self::Sandbox(_)
             | Self::Process(_)
-            | Self::Ask(_) => None,
+            | Self::Ask(_)
+            | Self::Online(_)
+            | Self::CutOff(_) => None,
         }
     }
 }
@@ -177,7 +188,7 @@ pub fn run() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Run(file) => run_sidecar(&file.config, Vec::new()),
         Command::Exec { file, command } => run_sidecar(&file.config, command),
-        Command::Check(file) => check(&file.config).map(|()| 0),
+        Command::Check(arguments) => check::run(arguments).map(|()| 0),
         Command::Health { probe, file } => ask::health(&file.config, probe).map(|()| 0),
         Command::Quit(file) => ask::quit(&file.config).map(|()| 0),
         Command::Config(ConfigCommand::Show(file)) => show::run(&file.config).map(|()| 0),
@@ -213,15 +224,6 @@ fn run_sidecar(file: &Path, command: Vec<OsString>) -> Result<u8, CliError> {
         log.write(&error.text());
     }
     done
-}
-
-fn check(file: &Path) -> Result<(), CliError> {
-    let config = Config::load(file, environment())?;
-    for path in config.secret_files().filter(|path| secret::is_open_to_others(path)) {
-        eprintln!("warning: the secret file {path:?} is readable by others\n  hint: {}", secret::OPEN_HINT);
-    }
-    println!("{}: no fault found", file.display());
-    Ok(())
 }
 
 /// The programs that the process starts.

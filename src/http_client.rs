@@ -3,6 +3,7 @@
 mod carried;
 mod connection;
 mod dial;
+mod greeting;
 mod pool;
 mod stream;
 
@@ -27,6 +28,7 @@ use tokio_rustls::TlsConnector;
 use self::stream::Transport;
 pub use self::{
     connection::{Connection, PooledBody, SendError},
+    greeting::Greeting,
     pool::Pool,
     stream::Stream,
 };

@@ -7,6 +7,7 @@ pub(crate) mod client;
 mod credentials;
 mod error;
 mod history;
+mod outage;
 mod refresher;
 mod rejection;
 mod renewal;
@@ -16,6 +17,7 @@ mod status;
 mod store;
 #[cfg(test)]
 mod tests;
+mod trial;
 pub(crate) mod wire;
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -35,6 +37,7 @@ pub use self::{
     renewal::{Renewal, Replay, TooOften, Unavailable},
     status::{State, Status},
     store::{CodeRecord, CodeState, Fingerprint, Locked, MAX_STATE_BYTES, Record, Store, StoreError, WriteStep},
+    trial::try_credentials,
     wire::Claims,
 };
 use crate::clock::Moment;

@@ -12,7 +12,7 @@ use std::{
 };
 
 use futures_util::task::AtomicWaker;
-use rustls::AlertDescription;
+use rustls::{AlertDescription, ProtocolVersion};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -83,6 +83,14 @@ macro_rules! on_transport {
 impl Stream {
     pub(super) fn new(transport: Transport, write_timeout: Duration) -> Self {
         Self { transport, write_patience: Patience::new(write_timeout), is_deaf: false, control: None, _counted: None }
+    }
+
+    /// The version of TLS that was agreed on; `None` in plain text.
+    pub(super) fn tls_version(&self) -> Option<ProtocolVersion> {
+        match &self.transport {
+            Transport::Plain(_) => None,
+            Transport::Tls(tls) => tls.get_ref().1.protocol_version(),
+        }
     }
 
     /// Has it counted while it is open.

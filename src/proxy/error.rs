@@ -117,7 +117,8 @@ impl ProxyError {
     }
 
     /// The configuration keys that an operator should look at.
-    pub(super) fn keys(&self) -> Option<&'static str> {
+    #[must_use]
+    pub fn keys(&self) -> Option<&'static str> {
         let Self::Connect(ConnectError::Tls(error)) = self else { return None };
         error.suspect().map(|suspect| match suspect {
             Suspect::Url => "upstream.url",

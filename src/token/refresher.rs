@@ -11,6 +11,7 @@ use super::{
     client::{Exchange, Issued},
     credentials::Credentials,
     history::{Attempt, History},
+    outage::{Failed, Outage},
     renewal::{Orders, Sight},
     schedule::{Failure, Schedule},
     status::{State, Status},
@@ -21,7 +22,6 @@ use crate::{
     clock::{Clock, Moment, Pulse},
     config,
     metrics::{Refresh, TokenMetrics},
-    report::Report,
     shutdown::Drain,
 };
 
@@ -50,6 +50,11 @@ impl Cause {
             Self::Asked => "asked",
         }
     }
+
+    /// Whether somebody has asked for it, or done something that it puts to the test, and watches the log.
+    fn is_awaited(self) -> bool {
+        matches!(self, Self::Secret | Self::Asked)
+    }
 }
 
 /// How often it shows that it is alive.
@@ -72,6 +77,7 @@ pub struct Refresher<E> {
     asked: Arc<Notify>,
     history: History,
     pulse: Pulse,
+    outage: Outage,
     next_attempt: Moment,
     cause: Cause,
 }
@@ -110,6 +116,7 @@ impl<E: Exchange> Refresher<E> {
             asked,
             history,
             pulse: Pulse::default(),
+            outage: Outage::default(),
             next_attempt: now,
             cause: Cause::Start,
         };
@@ -230,7 +237,7 @@ impl<E: Exchange> Refresher<E> {
             Ok(life) => self.history.note(Attempt::succeeded(issued_at, took, cause.as_str(), life)),
             Err(error) => {
                 self.history.note(Attempt::failed(issued_at, took, cause.as_str(), &error));
-                self.back_off(&error).await;
+                self.back_off(&error, issued_at, cause).await;
             }
         }
     }
@@ -249,7 +256,8 @@ impl<E: Exchange> Refresher<E> {
     async fn publish(&mut self, issued_at: Moment, issued: Issued) -> Result<Duration, FetchError> {
         // Before the access token is used, and also if that is of no use: the old refresh token may be gone.
         self.credentials.accepted(issued.refresh_token).await;
-        let generation = self.status.borrow().generation + 1;
+        let Status { generation, failures, .. } = *self.status.borrow();
+        let generation = generation + 1;
         let access_token = issued.access_token.ok_or(FetchError::NotBearer)?;
         let bearer = Bearer::new(access_token.expose(), generation).ok_or(FetchError::UnusableToken)?;
         let claims = wire::jwt_claims(access_token.expose()).map(Arc::new);
@@ -280,10 +288,14 @@ impl<E: Exchange> Refresher<E> {
             elapsed_ms = u64::try_from(now.saturating_since(issued_at).as_millis()).unwrap_or(u64::MAX),
             "the access token was refreshed"
         );
+        if let Some(outage) = self.outage.end(now) {
+            tracing::info!(outage_s = outage.as_secs(), attempts = failures, "the token outage is over");
+        }
         Ok(life.hard_expiry.saturating_since(issued_at))
     }
 
-    async fn back_off(&mut self, error: &FetchError) {
+    /// After an exchange that began at `started_at`.
+    async fn back_off(&mut self, error: &FetchError, started_at: Moment, cause: Cause) {
         self.credentials.refused(error).await;
         let class = error.class();
         let now = self.clock.now();
@@ -298,7 +310,9 @@ impl<E: Exchange> Refresher<E> {
             status.state = after;
             status.failures = failures;
         });
-        log_failure(error, failures, self.next_attempt.saturating_since(now), valid_until.is_some());
+        let is_told = self.outage.failed(started_at, after, failures) || cause.is_awaited();
+        let retry_in = self.next_attempt.saturating_since(now);
+        Failed { error, nth: failures, retry_in, token_valid: valid_until.is_some() }.log(is_told);
     }
 
     /// Plans the next attempt after one that never came to its end.
@@ -307,6 +321,7 @@ impl<E: Exchange> Refresher<E> {
         let failure = Failure { class: Class::Transient, ambiguous: true, retry_after: None };
         let valid_until = self.status.borrow().hard_expiry.filter(|expiry| now < *expiry);
         let wanted = self.schedule.failed(now, failure, valid_until);
+        self.outage.begin(now);
         self.cause = Cause::Retry;
         self.plan(wanted, |status| {
             status.state = State::Failing(Class::Transient);
@@ -329,27 +344,5 @@ async fn unwanted(replace: &mut watch::Receiver<u64>, generation: u64) {
     if replace.wait_for(|unwanted| *unwanted >= generation).await.is_err() {
         // Nobody is left who could want it.
         std::future::pending().await
-    }
-}
-
-/// Transient failures heal by themselves; for the others somebody must act.
-fn log_failure(error: &FetchError, failures: u32, retry_in: Duration, token_valid: bool) {
-    macro_rules! log {
-        ($level:expr) => {
-            tracing::event!(
-                $level,
-                error = %Report(error),
-                description = error.description(),
-                look_at = error.keys(),
-                attempt = failures,
-                retry_in_s = retry_in.as_secs(),
-                token.valid = token_valid,
-                "the access token could not be refreshed"
-            )
-        };
-    }
-    match error.class() {
-        Class::Transient => log!(tracing::Level::WARN),
-        Class::Configuration | Class::GrantGone => log!(tracing::Level::ERROR),
     }
 }

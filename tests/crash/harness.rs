@@ -87,7 +87,7 @@ impl Scene {
              [token]\nurl = {:?}\nca_file = {ca:?}\n{of_grant}\nstate_file = {:?}\n\
              client_id = {client_id:?}\nclient_secret_file = {:?}\ntimeout = \"1s\"\n\
              [admin]\naddress = \"127.0.0.1:0\"\n\
-             [log]\nformat = \"json\"\n",
+             [log]\nformat = \"json\"\nlevel = \"debug\"\n",
             scene.provider.api_url(),
             scene.provider.token_url(),
             scene.state_file(),

@@ -142,6 +142,25 @@ fn ids_that_are_not_fit_for_a_log_are_not_in_it() {
 }
 
 #[test]
+fn traceparent_passes_as_it_is_and_lines_have_the_trace_s_id_if_it_is_well_formed() {
+    let (api, _provider, sidecar) = start(Some("x-forwarded"));
+    let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let asked = introduced(&api, &sidecar, &format!("traceparent: {good}\r\ntracestate: a=1,b=2\r\n"));
+    assert_eq!((asked.all("traceparent"), asked.all("tracestate")), (vec![good], vec!["a=1,b=2"]));
+    assert_eq!(line(&sidecar, 1)["trace_id"], "4bf92f3577b34da6a3ce929d0e0e4736");
+
+    let bad = "00-00000000000000000000000000000000-00f067aa0ba902b7-01";
+    let asked = introduced(&api, &sidecar, &format!("traceparent: {bad}\r\n"));
+    assert_eq!(asked.all("traceparent"), [bad], "it passes all the same");
+    assert!(!introduced(&api, &sidecar, "").has("traceparent"), "none is made up");
+    assert!((2..=3).all(|nth| line(&sidecar, nth).get("trace_id").is_none()));
+
+    sidecar.ask("TRACE", "/a", &[("traceparent", good)], b"").assert_problem(405, "method_not_allowed");
+    let refused = sidecar.process.logged("a request was not served");
+    assert_eq!(refused["trace_id"], "4bf92f3577b34da6a3ce929d0e0e4736");
+}
+
+#[test]
 fn fields_of_the_configuration_are_set_whatever_the_caller_says() {
     let api = RawApi::start();
     let fields = json!({ "X-Api-Version": "5", "Accept": "application/json", "X-Request-Id": "ours" });

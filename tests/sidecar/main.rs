@@ -30,6 +30,7 @@ mod metrics;
 mod mixup;
 mod odd_answers;
 mod old_messages;
+mod online;
 mod open_secrets;
 mod outage;
 mod process_memory;

@@ -18,6 +18,7 @@ use self::api::{ALL, Api, Authority, ONLY_1_2, Pair, make_authority, server};
 use crate::{
     harness::{Process, Setup, Sidecar, provider, wait_until},
     metrics::{scraped, value},
+    online::check_online,
 };
 
 const NOT_SERVED: &str = "a request was not served";
@@ -216,6 +217,37 @@ fn api_that_demands_a_client_certificate_gets_it_and_says_so_where_it_does_not()
             let words = "does not know the authority of the client certificate";
             assert_told(&sidecar.process.logged(NOT_SERVED), words, key);
             assert_eq!(api.requests(), 1);
+        }
+    }
+}
+
+#[test]
+fn check_online_shows_the_client_certificate_and_tells_where_that_is_not_enough() {
+    let (authority, clients) = (Authority::new(), Authority::new());
+    let pair = clients.client();
+    for (versions, version) in [(ALL, "TLS 1.3"), (ONLY_1_2, "TLS 1.2")] {
+        for (http, protocol) in [("1.1", "HTTP/1.1"), ("2", "HTTP/2")] {
+            let api = Api::start(server(&authority.server(), versions, Some(&clients)));
+            let provider = provider(Settings::default());
+            let setup = || before(&provider, &api, &authority).set("upstream.http", http);
+            let checked = check_online(&with_pair(setup(), &pair));
+            assert_eq!((checked.code, &*checked.stderr), (0, ""));
+            let line = format!("the API at 127.0.0.1:{}: ok, {version}, {protocol}\n", api.port());
+            assert!(checked.stdout.starts_with(&line), "{checked:?}");
+
+            for (setup, words) in [
+                (setup(), "the host demands a client certificate"),
+                (
+                    with_pair(setup(), &Authority::new().client()),
+                    "does not know the authority of the client certificate",
+                ),
+            ] {
+                let checked = check_online(&setup);
+                assert_eq!(checked.code, 1, "{checked:?}");
+                assert!(checked.stderr.contains(words), "{checked:?}");
+                assert!(checked.stderr.ends_with("hint: look at `upstream.client_cert_file`\n"), "{checked:?}");
+            }
+            assert_eq!(api.requests(), 0);
         }
     }
 }

@@ -248,3 +248,47 @@ fn live_token_serves_while_the_endpoint_fails_and_never_beyond_its_life() {
     let tally = provider.tally();
     assert_eq!((tally.expired, tally.missing), (0, 0), "{tally:?}");
 }
+
+/// Its lines about exchanges that failed.
+fn told(sidecar: &Sidecar) -> Vec<serde_json::Value> {
+    sidecar.process.log().into_iter().filter(|line| line["message"] == FAILED).collect()
+}
+
+#[test]
+fn of_many_failures_the_first_the_tenth_and_those_unlike_the_one_before_have_a_line_and_so_has_the_end() {
+    let provider = provider(Settings::default());
+    provider.set_token_fault(Some(TokenFault::ServerError));
+    let sidecar = Setup::partner(&provider).set("token.wait", "0s").start();
+    wait_until("ten failures", || told(&sidecar).len() >= 2);
+    wait_until("another", || provider.exchanges().len() > 11);
+    let attempts: Vec<_> = told(&sidecar).iter().map(|line| line["attempt"].clone()).collect();
+    assert_eq!(attempts, [1, 10]);
+
+    provider.set_token_error(Some((StatusCode::UNAUTHORIZED, "invalid_client")));
+    provider.set_token_fault(None);
+    let unlike = wait_for("a failure of another class", || told(&sidecar).get(2).cloned());
+    assert_eq!(unlike["level"], "ERROR", "{unlike}");
+    let failures = unlike["attempt"].as_u64().expect("a number");
+    assert!((12..20).contains(&failures), "{unlike}");
+
+    provider.set_token_error(None);
+    // Looked at every second, and tried at once: the content is what counts.
+    sidecar.setup.replace_file("token.client_secret_file", "not-the-secret");
+    let tried = wait_for("what comes of the new secret, which is no better", || told(&sidecar).get(3).cloned());
+    assert_eq!(tried["attempt"], failures + 1);
+    sidecar.setup.replace_file("token.client_secret_file", &Settings::default().client_secret);
+    let over = sidecar.process.logged("the token outage is over");
+    assert_eq!((&over["level"], &over["attempts"]), (&"INFO".into(), &(failures + 1).into()));
+    let length = over["outage_s"].as_u64().expect("a number");
+    assert!((10..60).contains(&length), "eleven pauses of about a second: {over}");
+    assert_eq!(told(&sidecar).len(), 4);
+}
+
+#[test]
+fn start_without_a_failure_is_no_outage() {
+    let provider = provider(Settings::default());
+    let sidecar = Setup::partner(&provider).start();
+    sidecar.get(ACCOUNTS).assert_accounts();
+    sidecar.process.logged("the access token was refreshed");
+    assert!(!sidecar.process.stderr().contains("outage"));
+}
