@@ -96,7 +96,7 @@ fn listen(s: &mut Source) -> Listen {
         let expected = "the names by which other machines call it";
         s.missing_list("listen.allowed_hosts", expected, &["valet.example", "localhost"]);
     }
-    if matches!(listen.address, Address::Tcp(_)) && !listen.allow_uids.is_empty() {
+    if matches!(listen.address, Address::Tcp(_)) && !listen.allow_uids.is_empty() && s.is_sound("listen.address") {
         let hint = "set `listen.address` to a Unix socket, such as \"unix:/run/token-valet/api.sock\"";
         s.refuse("listen.allow_uids", Mismatch::statement("cannot be checked for a TCP port").hint(hint));
     }
