@@ -267,3 +267,52 @@ impl TokenMetrics {
         this
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, time::Duration};
+
+    use http::{Method, StatusCode};
+
+    use super::{Answerer, Certificate, MethodLabel, Metrics, Outcome, Reason, Refresh, Rejection};
+
+    /// Each with a series, as those without any are not shown.
+    fn all() -> Metrics {
+        let metrics = Metrics::default();
+        let token = &metrics.token;
+        token.refreshes.get_or_create(&Refresh { cause: "start", result: "success", oauth_error: "" }).inc();
+        token.unavailable.get_or_create(&Reason { reason: "transient" }).inc();
+        token.rejections.get_or_create(&Rejection { status: 401, action: "replay" }).inc();
+        token.replays.get_or_create(&Outcome { result: "accepted" }).inc();
+        token.secret_reloads.get_or_create(&Outcome { result: "success" }).inc();
+        metrics.reload.count("success");
+        metrics.certificate_expiry.get_or_create(&Certificate { cert: "client" }).set(1);
+        let answer = Some((StatusCode::OK, Answerer::Upstream));
+        let span = Duration::from_millis(1);
+        metrics.http.of_this_thread().left(MethodLabel::of(&Method::GET), answer, span, Some(span));
+        metrics
+    }
+
+    #[test]
+    fn the_readme_s_table_has_every_metric_and_no_other() {
+        let text = all().render();
+        let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+        let names: BTreeSet<String> = types
+            .map(|(name, kind)| match kind {
+                "counter" => format!("{name}_total"),
+                "info" => format!("{name}_info"),
+                _ => name.to_owned(),
+            })
+            .collect();
+        let readme = include_str!("../README.md").split_once("\n### Metrics\n").expect("a section of them").1;
+        let table = readme.split("\n[").next().expect("it begins");
+        let told: BTreeSet<String> = table
+            .split('`')
+            .skip(1)
+            .step_by(2)
+            .filter(|word| word.starts_with("token_valet_") || word.starts_with("process_"))
+            .map(str::to_owned)
+            .collect();
+        assert_eq!(names, told);
+    }
+}
