@@ -119,7 +119,7 @@ class HostileApi(Neighbour):
         )
 
     def test_a_reflected_token_over_http2_goes_into_no_log(self) -> None:
-        """The same in the frames of HTTP/2, whose library logs much at trace."""
+        """The same in the frames of HTTP/2, whose library would tell much of them."""
         fields: list[tuple[str, str]] = [(":status", "200"), ("x-reflected", "")]
         body = bytearray()
         context = PROVIDER.server_context()
@@ -149,7 +149,7 @@ class HostileApi(Neighbour):
             answer.body == bytes(body)
             and answer.value("x-reflected") == stamp
             and not shown
-            and '"level":"TRACE"' in sidecar.stderr,
+            and "a request was forwarded" in sidecar.stderr,
         )
 
     def test_an_answer_is_one_answer_whatever_its_fields_hold(self) -> None:
