@@ -13,7 +13,8 @@ use http::{
 use super::{ProxyError, error::REASON};
 
 /// The fields that concern one connection, whether or not `Connection` names them.
-static HOP_BY_HOP: [HeaderName; 8] = [
+static HOP_BY_HOP: [HeaderName; 9] = [
+    CONNECTION,
     HeaderName::from_static("keep-alive"),
     // Not in any RFC, but sent by old clients instead of `Connection`.
     HeaderName::from_static("proxy-connection"),
@@ -122,21 +123,29 @@ pub(super) fn connection_names(headers: &HeaderMap, option: &str) -> bool {
 pub(crate) fn to_client(headers: &mut HeaderMap) {
     strip_hop_by_hop(headers);
     // The sidecar alone may say that an answer is its own.
-    headers.remove(REASON);
+    if let Some(name) = one_of(headers, &[REASON]) {
+        headers.remove(name);
+    }
 }
 
 fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    if headers.contains_key(TRANSFER_ENCODING) {
-        // It overrides the length (RFC 9112 section 6.3), which would be believed once it is gone.
-        headers.remove(CONTENT_LENGTH);
-    }
-    for name in named_by_connection(headers) {
+    let named = named_by_connection(headers);
+    while let Some(name) = one_of(headers, &HOP_BY_HOP) {
+        if name == TRANSFER_ENCODING {
+            // It overrides the length (RFC 9112 section 6.3), which would be believed once it is gone.
+            headers.remove(CONTENT_LENGTH);
+        }
         headers.remove(name);
     }
-    headers.remove(CONNECTION);
-    for name in &HOP_BY_HOP {
+    for name in named {
         headers.remove(name);
     }
+}
+
+/// One of these names that is there. Most messages have few fields, and a look at them all costs less than
+/// the hash of each name that they do not have.
+fn one_of(headers: &HeaderMap, names: &[HeaderName]) -> Option<HeaderName> {
+    headers.keys().find(|name| names.contains(name)).cloned()
 }
 
 /// The fields that `Connection` names; mostly none, which takes no memory.
