@@ -204,9 +204,13 @@ const LAYERS: &[Layer] = &[
     },
     Layer {
         level: 8,
-        module: "fuzzing",
-        may_use: &[Only("proxy", &["ProxyError", "headers", "target", "verdict"]), Only("token", &["client", "wire"])],
-        reason: "shows the fuzz targets what reads the network; nobody else sees it",
+        module: "parts",
+        may_use: &[
+            All("clock"),
+            Only("proxy", &["ProxyError", "headers", "target", "verdict"]),
+            Only("token", &["TokenCell", "client", "wire"]),
+        ],
+        reason: "shows fuzz targets and benchmarks what reads the network; nobody else sees it",
     },
     Layer { level: 9, module: "main", may_use: &[All("cli")], reason: "hands over to the command line" },
 ];
