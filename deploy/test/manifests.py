@@ -266,7 +266,8 @@ def main():
     )
 
 
-try:
-    main()
-except Fault as fault:
-    sys.exit(f"FAULT: {fault}")
+if __name__ == "__main__":
+    try:
+        main()
+    except Fault as fault:
+        sys.exit(f"FAULT: {fault}")
