@@ -243,13 +243,21 @@ pub(crate) struct Process {
 impl Process {
     pub(crate) fn spawn(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         let mut command = Command::new(binary());
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped());
+        Self::start(command, environment)
+    }
+
+    /// The same by another command, which becomes the binary under test and has its own stdin and stdout.
+    pub(crate) fn start(mut command: Command, environment: &[(&str, &str)]) -> Self {
         for (name, _) in env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"TOKEN_VALET")) {
             command.env_remove(name);
         }
-        command.args(arguments).envs(environment.iter().copied());
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.envs(environment.iter().copied()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the binary can be started");
-        let stdout = Lines::of(child.stdout.take().expect("it is piped"));
+        let stdout = match child.stdout.take() {
+            Some(stdout) => Lines::of(stdout),
+            None => Lines::of(io::empty()),
+        };
         let stderr = Lines::of(child.stderr.take().expect("it is piped"));
         Self { child, stdout, stderr }
     }
