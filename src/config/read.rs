@@ -16,8 +16,8 @@ use super::{
     source::Source,
     url::{Url, base_url, url},
     values::{
-        Mismatch, Raw, boolean, certificates, duration, integer, list, path, rejection_status, secret_file, size,
-        socket_address, span, text, uid, word,
+        Mismatch, Raw, boolean, certificates, duration, integer, list, path, rejection_status, replaceable_file,
+        secret_file, size, socket_address, span, text, uid, word,
     },
 };
 use crate::{clock::Clock, process, report::Report, secret::SecretSource};
@@ -185,7 +185,7 @@ fn token(s: &mut Source) -> Token {
         let hint = "the client's secret would cross the network unencrypted: write `https://`";
         s.refuse("token.url", plaintext(&url).hint(hint));
     }
-    let state_file = s.optional("token.state_file", path);
+    let state_file = s.optional("token.state_file", replaceable_file);
     Token {
         origin: url.origin,
         path: url.path,
