@@ -30,7 +30,7 @@ use self::{
 use crate::{
     admin::{Admin, Orders, Sources, Traffic, Vital},
     clock::{Clock, Pulse},
-    config::{self, Address, Config, Entry},
+    config::{self, Config, Entry},
     confinement::{self, Confinement},
     errand::{Errand, ErrandError},
     http_client::Connector,
@@ -125,10 +125,8 @@ pub async fn run(
     let connector = api_connector(&config.upstream)?;
     let limits = Limits::new(&config);
 
-    let listen = &config.listen;
-    let port = Listener::bind(&listen.address, listen.unix_mode, listen.max_connections)?;
-    let admin_address = Address::Tcp(config.admin.address);
-    let admin_port = Listener::bind(&admin_address, 0, config.admin.max_connections)?;
+    let port = Listener::local(&config.listen)?;
+    let admin_port = Listener::tcp(config.admin.address, config.admin.max_connections)?;
     let file = origin.as_ref().map(|(origin, _)| origin.file.as_path());
     // Before there are other threads: it counts for this one and for those that it starts.
     let confine = config.process.confine && errand.is_none();
