@@ -231,13 +231,15 @@ pub async fn run(
 /// Whose standstill makes the process one to be started anew.
 fn vital(threads: &[Pulse], refresher: Pulse, exchange: Duration) -> Vec<Vital> {
     let thread = |pulse: &Pulse| Vital {
+        name: "thread",
         pulse: pulse.clone(),
         limit: STANDSTILL,
         complaint: "a thread that serves requests stands still",
     };
     // It does not beat while an exchange is under way, nor while another replica has the state file.
     let limit = STANDSTILL + exchange;
-    let refresher = Vital { pulse: refresher, limit, complaint: "the refresher stands still" };
+    let complaint = "the refresher stands still";
+    let refresher = Vital { name: "refresher", pulse: refresher, limit, complaint };
     threads.iter().map(thread).chain([refresher]).collect()
 }
 
