@@ -54,12 +54,12 @@ mkdir "$WORK/log"
 
 # Exit codes of a step, beside 0: cannot be done on this machine.
 IMPOSSIBLE=75
-rows=() failed=0 impossible=0 later=0
+rows=() failed=0 impossible=0
 
 note() { rows+=("$1|$2|$3"); printf '== %-20s %-12s %s\n' "$1" "$2" "$3"; }
 
 run_step() {
-  local name=$1 when=$2 script log=$WORK/log/$1 code=0 ran start=$SECONDS
+  local name=$1 script log=$WORK/log/$1 code=0 ran start=$SECONDS
   script=$(find deploy/test -name "$name.sh" -o -name "$name.py")
   if [ -z "$script" ]; then note "$name" FAILED "there is no deploy/test/$name"; failed=$((failed + 1)); return; fi
   case $script in *.py) set -- python3 "$script" ;; *) set -- bash "$script" ;; esac
@@ -67,11 +67,9 @@ run_step() {
   # The step's own words: its last line that begins with "ran: ". Without it, it did not run to its end.
   ran=$(sed -n 's/^ran: //p' "$log" | tail -1)
   if [ "$code" = 0 ] && [ -z "$ran" ]; then code=1; fi
-  case $when:$code in
-  today:0) note "$name" "ok $((SECONDS - start)) s" "$ran" ;;
-  later:0) note "$name" "ok, at last" "$ran: from now on it can be \`today\` in deploy/test/steps" ;;
-  later:*) note "$name" "not yet" "$(tail -1 "$log" | cut -c1-150)"; later=$((later + 1)) ;;
-  today:$IMPOSSIBLE)
+  case $code in
+  0) note "$name" "ok $((SECONDS - start)) s" "$ran" ;;
+  "$IMPOSSIBLE")
     note "$name" "NOT RUN" "$(tail -1 "$log" | cut -c1-150)"; impossible=$((impossible + 1)) ;;
   *)
     sed "s/^/   $name: /" "$log"
@@ -79,21 +77,19 @@ run_step() {
   esac
 }
 
-mapfile -t steps < <(grep -E '^(today|later) ' deploy/test/steps)
+mapfile -t steps < <(grep -v '^#' deploy/test/steps)
 # The image is what others use.
 is_wanted() { [ $# = 1 ] || [ "$1" = image ] || printf '%s\n' "${@:2}" | grep -qx "$1"; }
-for step in "${steps[@]}"; do
-  read -r when name <<<"$step"
-  if is_wanted "$name" "$@"; then run_step "$name" "$when"; fi
+for name in "${steps[@]}"; do
+  if is_wanted "$name" "$@"; then run_step "$name"; fi
 done
 
 printf '\n%-20s %-12s %s\n' STEP RESULT WHAT
 for row in "${rows[@]}"; do IFS='|' read -r name result what <<<"$row"; printf '%-20s %-12s %s\n' "$name" "$result" "$what"; done
-printf '\n%d steps: %d failed, %d could not run here, %d for features that are not there yet. %d s.\n' \
-  ${#rows[@]} $failed $impossible $later $SECONDS
-if [ $# = 0 ] && [ ${#rows[@]} != "$(grep -cE '^(today|later) ' deploy/test/steps)" ]; then
+printf '\n%d steps: %d failed, %d could not run here. %d s.\n' ${#rows[@]} $failed $impossible $SECONDS
+if [ $# = 0 ] && [ ${#rows[@]} != "$(grep -vc '^#' deploy/test/steps)" ]; then
   echo "not every step was tried"
   exit 1
 fi
-# A step of `today` that could not run is a failure too: nothing passes because something was missing.
+# A step that could not run is a failure too: nothing passes because something was missing.
 [ $((failed + impossible)) = 0 ]

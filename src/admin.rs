@@ -3,6 +3,7 @@
 
 mod guard;
 mod page;
+mod probe;
 mod status;
 mod traffic;
 
@@ -21,7 +22,7 @@ use http_body_util::Full;
 use tokio::sync::Notify;
 
 pub use self::traffic::Traffic;
-use self::{guard::Purpose, status::Report};
+use self::{guard::Purpose, probe::Verdict, status::Report};
 use crate::{
     clock::{Clock, Moment, Pulse},
     config::{self, Gate, log_level},
@@ -35,6 +36,8 @@ use crate::{
 /// A part without which the process is of no use.
 #[derive(Clone, Debug)]
 pub struct Vital {
+    /// One word, for `/livez?verbose`.
+    pub name: &'static str,
     /// Its sign of life.
     pub pulse: Pulse,
     /// How old that may be.
@@ -131,30 +134,6 @@ impl Admin {
         answer
     }
 
-    fn alive(&self) -> Result<&'static str, &'static str> {
-        match self.sources.vital.iter().find(|part| part.is_still()) {
-            None => Ok("alive"),
-            Some(still) => Err(still.complaint),
-        }
-    }
-
-    fn started(&self) -> Result<&'static str, &'static str> {
-        match self.startup {
-            Gate::Token if self.sources.renewal.status().generation == 0 => Err("waiting for the first access token"),
-            Gate::Token | Gate::Serving => Ok("started"),
-        }
-    }
-
-    fn ready(&self) -> Result<&'static str, &'static str> {
-        if self.orders.ending.get() {
-            return Err("the process ends");
-        }
-        match self.readiness {
-            Gate::Token if self.sources.tokens.time_left(self.clock.now()).is_none() => Err("no valid access token"),
-            Gate::Token | Gate::Serving => Ok("ready"),
-        }
-    }
-
     fn status(&self) -> Response<Full<Bytes>> {
         let report = serde_json::to_string(&Report::of(self)).expect("text and numbers are JSON");
         answer(StatusCode::OK, "application/json", report)
@@ -248,9 +227,9 @@ const PROBES: [&str; 3] = ["/livez", "/startupz", "/readyz"];
 static PAGES: [Page; 10] = [
     Page::look("/", |admin, _| page::of(&Report::of(admin))),
     Page::look("/status", |admin, _| admin.status()),
-    Page::probe("/livez", |admin, _| probe(admin.alive())),
-    Page::probe("/startupz", |admin, _| probe(admin.started())),
-    Page::probe("/readyz", |admin, _| probe(admin.ready())),
+    Page::probe("/livez", |admin, query| Verdict::alive(admin).answer(query)),
+    Page::probe("/startupz", |admin, query| Verdict::started(admin).answer(query)),
+    Page::probe("/readyz", |admin, query| Verdict::ready(admin).answer(query)),
     Page::probe("/metrics", |admin, _| answer(StatusCode::OK, OPEN_METRICS, admin.scraped())),
     Page { path: "/refresh", methods: &[Method::POST], purpose: Purpose::Act, answer: |admin, _| admin.refresh() },
     Page { path: "/reload", methods: &[Method::POST], purpose: Purpose::Act, answer: |admin, _| admin.reload() },
@@ -268,13 +247,6 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 
 fn seconds_of(wall: SystemTime) -> i64 {
     wall.duration_since(UNIX_EPOCH).ok().and_then(|since| i64::try_from(since.as_secs()).ok()).unwrap_or(0)
-}
-
-fn probe(outcome: Result<&'static str, &'static str>) -> Response<Full<Bytes>> {
-    match outcome {
-        Ok(line) => text(StatusCode::OK, line),
-        Err(line) => text(StatusCode::SERVICE_UNAVAILABLE, line),
-    }
 }
 
 fn text(status: StatusCode, line: &str) -> Response<Full<Bytes>> {
@@ -300,7 +272,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_part_stands_still_once_its_last_sign_of_life_is_older_than_its_limit() {
-        let part = Vital { pulse: Pulse::default(), limit: Duration::from_secs(60), complaint: "it stands still" };
+        let (limit, complaint) = (Duration::from_secs(60), "it stands still");
+        let part = Vital { name: "part", pulse: Pulse::default(), limit, complaint };
         advance(Duration::from_secs(60)).await;
         assert!(!part.is_still());
         advance(Duration::from_secs(2)).await;

@@ -30,7 +30,7 @@ use self::{
 use crate::{
     admin::{Admin, Orders, Sources, Traffic, Vital},
     clock::{Clock, Pulse},
-    config::{self, Address, Config, Entry},
+    config::{self, Config, Entry},
     confinement::{self, Confinement},
     errand::{Errand, ErrandError},
     http_client::Connector,
@@ -125,10 +125,8 @@ pub async fn run(
     let connector = api_connector(&config.upstream)?;
     let limits = Limits::new(&config);
 
-    let listen = &config.listen;
-    let port = Listener::bind(&listen.address, listen.unix_mode, listen.max_connections)?;
-    let admin_address = Address::Tcp(config.admin.address);
-    let admin_port = Listener::bind(&admin_address, 0, config.admin.max_connections)?;
+    let port = Listener::local(&config.listen)?;
+    let admin_port = Listener::tcp(config.admin.address, config.admin.max_connections)?;
     let file = origin.as_ref().map(|(origin, _)| origin.file.as_path());
     // Before there are other threads: it counts for this one and for those that it starts.
     let confine = config.process.confine && errand.is_none();
@@ -233,13 +231,15 @@ pub async fn run(
 /// Whose standstill makes the process one to be started anew.
 fn vital(threads: &[Pulse], refresher: Pulse, exchange: Duration) -> Vec<Vital> {
     let thread = |pulse: &Pulse| Vital {
+        name: "thread",
         pulse: pulse.clone(),
         limit: STANDSTILL,
         complaint: "a thread that serves requests stands still",
     };
     // It does not beat while an exchange is under way, nor while another replica has the state file.
     let limit = STANDSTILL + exchange;
-    let refresher = Vital { pulse: refresher, limit, complaint: "the refresher stands still" };
+    let complaint = "the refresher stands still";
+    let refresher = Vital { name: "refresher", pulse: refresher, limit, complaint };
     threads.iter().map(thread).chain([refresher]).collect()
 }
 

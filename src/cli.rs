@@ -161,11 +161,7 @@ impl CliError {
 
     fn hint(&self) -> Option<String> {
         match self {
-            Self::App(AppError::Listen(_)) => Some(
-                "end what listens there, or choose another port with `listen.address` or `admin.address` \
-                 (TOKEN_VALET__LISTEN__ADDRESS, TOKEN_VALET__ADMIN__ADDRESS)"
-                    .to_owned(),
-            ),
+            Self::App(AppError::Listen(error)) => Some(error.hint()),
             Self::App(AppError::Store(error)) => error.hint(),
             Self::App(AppError::Confine(_)) => Some(
                 "set `process.confine = false` (TOKEN_VALET__PROCESS__CONFINE) to run with all files and ports in reach"

@@ -33,8 +33,9 @@ use std::{
 use http::{HeaderName, HeaderValue, StatusCode, uri::PathAndQuery};
 
 use self::source::Source;
+pub(crate) use self::{address::is_exposed, guard::host_name, read::log_level};
 pub use self::{
-    address::Address,
+    address::{Address, Socket},
     error::{ConfigError, Fault, Place},
     file::MAX_FILE_BYTES,
     guard::{AllowRule, AllowedHosts, RequiredHeader, Rest, Segment},
@@ -44,7 +45,6 @@ pub use self::{
     source::{Entry, Layer},
     trust::{Roots, TlsVersion, Trust},
 };
-pub(crate) use self::{guard::host_name, read::log_level};
 use crate::secret::SecretSource;
 
 /// Connections to a port beyond its `max_connections` that are open at once, just to be refused in words.
@@ -150,7 +150,7 @@ impl Config {
 #[derive(Clone, Debug)]
 pub struct Listen {
     /// Where the application connects. Loopback, unless `allow_non_loopback` is set.
-    pub address: Address,
+    pub address: Socket,
     /// The permissions of a Unix socket.
     pub unix_mode: u32,
     /// The users whose processes may use a Unix socket; all that its permissions let connect, if empty.
@@ -167,6 +167,8 @@ pub struct Listen {
     pub max_header_bytes: usize,
     /// Whether a caller that closes its side after a request still waits for the answer; else it has gone.
     pub half_close: bool,
+    /// Whether other machines may reach it.
+    pub allow_non_loopback: bool,
     /// By what names callers may call it.
     pub allowed_hosts: AllowedHosts,
     /// The web pages whose requests are served, as browsers name them in `Origin`.

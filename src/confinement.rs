@@ -15,7 +15,7 @@ use landlock::{
     RulesetCreatedAttr, RulesetError, RulesetStatus, make_bitflags,
 };
 
-use crate::config::{Address, Config};
+use crate::config::{Address, Config, Socket};
 
 /// The newest version of Landlock whose restrictions are known here: file system, TCP, and devices.
 const VERSION: ABI = ABI::V5;
@@ -109,7 +109,7 @@ impl Needs {
             needs.read.extend(directories(&identity.files.certificate));
         }
         needs.write.extend(config.token.state_file.iter().flat_map(|path| directories(path)));
-        if let Address::Unix(path) = &config.listen.address {
+        if let Socket::Own(Address::Unix(path)) = &config.listen.address {
             needs.sockets.extend(directories(path));
         }
         needs

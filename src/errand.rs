@@ -29,6 +29,8 @@ use crate::{
 
 /// What the command's environment lacks of the sidecar's: the only secret that a variable may hold.
 const SECRETS: [&str; 1] = ["TOKEN_VALET__TOKEN__CLIENT_SECRET"];
+/// What tells of sockets that were for the sidecar (sd_listen_fds(3)).
+const SOCKETS: [&str; 4] = ["LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDS", "LISTEN_FDNAMES"];
 /// Where programs are looked for without `PATH` (execvp(3)).
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
 
@@ -62,7 +64,7 @@ impl Errand {
         find(&program)?;
         let mut command = Command::new(&program);
         command.args(arguments).kill_on_drop(true);
-        for name in SECRETS {
+        for name in SECRETS.iter().chain(&SOCKETS) {
             command.env_remove(name);
         }
         // The handler stays. Without it, the signal would end the process.

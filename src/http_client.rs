@@ -254,12 +254,20 @@ pub enum ConnectError {
 
 #[cfg(test)]
 mod tests {
-    use std::{net::TcpListener, time::Duration};
+    use std::{io, net::TcpListener, time::Duration};
 
-    use super::{ConnectError, Connector, HttpVersion, MAX_LOOKUPS, Need, Origin, Scheme};
+    use rustls::{
+        AlertDescription, CertificateError,
+        pki_types::{ServerName, UnixTime},
+    };
+
+    use super::{ConnectError, Connector, HandshakeError, HttpVersion, MAX_LOOKUPS, Need, Origin, Scheme};
     use crate::{
         config::{Roots, TlsVersion, Trust},
+        proxy::ProxyError,
+        readme::{Table, broken, each, text},
         tls,
+        token::FetchError,
     };
 
     #[tokio::test]
@@ -279,5 +287,86 @@ mod tests {
         assert!(matches!(hurried.connect(Need::Any).await, Err(ConnectError::Timeout)));
         drop((others, another));
         assert!(connector.connect(Need::Any).await.is_ok());
+    }
+
+    fn handshake_errors() -> Vec<HandshakeError> {
+        use AlertDescription as Alert;
+        let moment = Some(UnixTime::since_unix_epoch(Duration::ZERO));
+        let other_name = CertificateError::NotValidForNameContext {
+            expected: ServerName::try_from("HOST").expect("a name"),
+            presented: vec!["NAME".to_owned()],
+        };
+        let complaint = HandshakeError::ClientCertificate;
+        let io_error = || io::Error::from(io::ErrorKind::ConnectionReset);
+        each!(HandshakeError {
+            HandshakeError::Expired(_) => [HandshakeError::Expired(moment)],
+            HandshakeError::NotYetValid(_) => [HandshakeError::NotYetValid(moment)],
+            HandshakeError::OtherName(_) => [other_name.into()],
+            HandshakeError::UnknownIssuer => [HandshakeError::UnknownIssuer],
+            HandshakeError::BadSignature => [HandshakeError::BadSignature],
+            HandshakeError::AuthorityAsServer => [HandshakeError::AuthorityAsServer],
+            HandshakeError::Certificate(_) => [CertificateError::BadEncoding.into()],
+            HandshakeError::OldVersion => [HandshakeError::OldVersion],
+            HandshakeError::Downgrade => [HandshakeError::Downgrade],
+            HandshakeError::NothingShared => [HandshakeError::NothingShared],
+            HandshakeError::Rejected => [HandshakeError::Rejected],
+            HandshakeError::NoSharedProtocol => [HandshakeError::NoSharedProtocol],
+            HandshakeError::UnknownName => [HandshakeError::UnknownName],
+            HandshakeError::ClientCertificate(_) => [
+                complaint(Alert::CertificateRequired),
+                complaint(Alert::NoCertificate),
+                complaint(Alert::BadCertificate),
+                complaint(Alert::UnsupportedCertificate),
+                complaint(Alert::CertificateRevoked),
+                complaint(Alert::CertificateExpired),
+                complaint(Alert::CertificateUnknown),
+                complaint(Alert::UnknownCA),
+                complaint(Alert::AccessDenied),
+                complaint(Alert::DecryptError),
+            ],
+            HandshakeError::NotTls => [HandshakeError::NotTls],
+            HandshakeError::Broken(_) => [HandshakeError::Broken(io_error())],
+            HandshakeError::Other(_) => [HandshakeError::Other(rustls::Error::HandshakeNotComplete)],
+        })
+    }
+
+    /// The error, and its own words or those of the handshake.
+    fn errors() -> Vec<(ConnectError, String)> {
+        let io_error = || io::Error::from(io::ErrorKind::ConnectionRefused);
+        let errors = each!(ConnectError {
+            ConnectError::Resolve(_) => [ConnectError::Resolve(io_error())],
+            ConnectError::NoAddress => [ConnectError::NoAddress],
+            ConnectError::Tcp(_) => [ConnectError::Tcp(io_error())],
+            ConnectError::Tls(_) => [ConnectError::Tls(HandshakeError::Downgrade)],
+            ConnectError::NotHttp2 => [ConnectError::NotHttp2],
+            ConnectError::Http(_) => [ConnectError::Http(broken())],
+            ConnectError::Timeout => [ConnectError::Timeout],
+        });
+        let errors = errors.into_iter().map(|error| {
+            let words = text(&error);
+            (error, words)
+        });
+        let handshakes = handshake_errors().into_iter().map(|error| {
+            let words = text(&error).replace("1970-01-01T00:00:00Z", "TIME");
+            (ConnectError::Tls(error), words)
+        });
+        errors.chain(handshakes).collect()
+    }
+
+    #[test]
+    fn the_readme_tells_what_each_of_them_means_and_the_keys_of_both_sides() {
+        let table = Table::below("Connections");
+        let errors = errors();
+        table.assert_texts(errors.iter().map(|(_, words)| words.as_str()));
+        for (error, words) in errors {
+            let error = FetchError::Connect(error);
+            let of_token = error.keys();
+            let FetchError::Connect(error) = error else { unreachable!("it was made so") };
+            let of_api = ProxyError::Connect(error).keys();
+            for key in [of_token, of_api].into_iter().flatten() {
+                let (_, key) = key.split_once('.').expect("a table's key");
+                table.row(&words).assert_keys(Some(key));
+            }
+        }
     }
 }

@@ -30,6 +30,8 @@ pub mod parts;
 pub mod patience;
 pub mod process;
 pub mod proxy;
+#[cfg(test)]
+mod readme;
 pub mod received;
 pub mod regular_file;
 pub mod reload;

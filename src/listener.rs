@@ -2,12 +2,13 @@
 
 mod answer;
 mod caller;
+mod passed;
 mod places;
 mod request_body;
 mod socket;
 mod stream;
 
-use std::{convert::Infallible, future::poll_fn, io, task::Poll, time::Duration};
+use std::{convert::Infallible, future::poll_fn, io, net::SocketAddr, task::Poll, time::Duration};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -20,7 +21,7 @@ use hyper_util::{
 };
 use tokio::time::sleep;
 
-pub use self::{answer::Answer, places::Places, request_body::RequestBody, socket::Peer};
+pub use self::{answer::Answer, passed::PassedError, places::Places, request_body::RequestBody, socket::Peer};
 use self::{
     caller::Watch,
     places::{Place, Row},
@@ -28,7 +29,7 @@ use self::{
     stream::WatchedStream,
 };
 use crate::{
-    config::{Address, Config},
+    config::{Address, Config, Listen, Socket},
     executor::Local,
     report::Report,
     shutdown::Drain,
@@ -59,10 +60,38 @@ const PING_INTERVAL: Duration = Duration::from_secs(20);
 
 /// A port cannot be opened.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address}")]
-pub struct ListenError {
-    address: Address,
-    source: io::Error,
+pub enum ListenError {
+    /// By the process itself.
+    #[error("cannot listen on {address}")]
+    Bind {
+        /// Where.
+        address: Address,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// By systemd, of which it was to be taken.
+    #[error("cannot listen on systemd:{name}")]
+    Passed {
+        /// The socket's name.
+        name: String,
+        /// What is wrong with it.
+        source: PassedError,
+    },
+}
+
+impl ListenError {
+    /// What an operator can do.
+    #[must_use]
+    pub fn hint(&self) -> String {
+        match self {
+            Self::Bind { .. } => {
+                "end what listens there, or choose another port with `listen.address` or `admin.address` \
+                 (TOKEN_VALET__LISTEN__ADDRESS, TOKEN_VALET__ADMIN__ADDRESS)"
+                    .to_owned()
+            }
+            Self::Passed { name, source } => source.hint(name),
+        }
+    }
 }
 
 /// An open port, with places for a bounded number of connections.
@@ -74,23 +103,39 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Opens the port; connections queue up from here on. A Unix socket gets `unix_mode` as its
-    /// permissions. Must be called within a runtime.
+    /// Opens the local port, where systemd has not done so; connections queue up from here on. Must be called within a
+    /// runtime, and before there are other threads.
+    ///
+    /// # Errors
+    /// When the address is in use or not this machine's, or no fit socket was passed.
+    pub fn local(listen: &Listen) -> Result<Self, ListenError> {
+        let (socket, address) = match &listen.address {
+            Socket::Own(address) => {
+                passed::leave();
+                let opened = match address {
+                    Address::Tcp(address) => tcp(*address),
+                    Address::Unix(path) => Bound::unix(path, listen.unix_mode).map(|socket| (socket, address.clone())),
+                };
+                opened.map_err(|source| ListenError::Bind { address: address.clone(), source })
+            }
+            Socket::Systemd(name) => {
+                passed::take(name, listen).map_err(|source| ListenError::Passed { name: name.clone(), source })
+            }
+        }?;
+        Ok(Self { socket, address, places: Places::new(listen.max_connections) })
+    }
+
+    /// Opens a TCP port. Must be called within a runtime.
     ///
     /// # Errors
     /// When the address is in use or not this machine's.
-    pub fn bind(address: &Address, unix_mode: u32, max_connections: usize) -> Result<Self, ListenError> {
-        let opened = match address {
-            Address::Tcp(address) => Bound::tcp(*address).map(|(socket, chosen)| (socket, Address::Tcp(chosen))),
-            Address::Unix(path) => Bound::unix(path, unix_mode).map(|socket| (socket, address.clone())),
-        };
-        match opened {
-            Ok((socket, address)) => Ok(Self { socket, address, places: Places::new(max_connections) }),
-            Err(source) => Err(ListenError { address: address.clone(), source }),
-        }
+    pub fn tcp(address: SocketAddr, max_connections: usize) -> Result<Self, ListenError> {
+        let refused = |source| ListenError::Bind { address: Address::Tcp(address), source };
+        let (socket, address) = tcp(address).map_err(refused)?;
+        Ok(Self { socket, address, places: Places::new(max_connections) })
     }
 
-    /// The address with the port that the kernel chose, where it was left open.
+    /// The address, as the kernel has it.
     #[must_use]
     pub fn address(&self) -> &Address {
         &self.address
@@ -130,6 +175,10 @@ impl Listener {
             }
         }
     }
+}
+
+fn tcp(address: SocketAddr) -> io::Result<(Bound, Address)> {
+    Bound::tcp(address).map(|(socket, chosen)| (socket, Address::Tcp(chosen)))
 }
 
 /// Returns true if the next connection may well be accepted at once.

@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-use rustix::fs::{Mode, OFlags, open as open_fd};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, StatxAttributes, StatxFlags, open as open_fd, statx};
 
 /// Opens a file to be read. Of a symbolic link, what it leads to.
 ///
@@ -32,6 +32,17 @@ pub fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Returns true if the file is mounted by itself: nothing can be renamed over it, and what is renamed over it where it
+/// comes from is not seen. Of a symbolic link, what it leads to. False where there is none, and where the kernel
+/// cannot tell (before Linux 5.8).
+#[must_use]
+pub fn is_mounted(path: &Path) -> bool {
+    let Ok(told) = statx(CWD, path, AtFlags::empty(), StatxFlags::TYPE) else { return false };
+    // A bit that the kernel does not know says nothing.
+    let known = told.stx_attributes & told.stx_attributes_mask;
+    FileType::from_raw_mode(told.stx_mode.into()).is_file() && known.contains(StatxAttributes::MOUNT_ROOT)
+}
+
 fn in_words(bytes: u64) -> String {
     let kib = bytes / 1_024;
     if kib.is_multiple_of(1_024) { format!("{} MiB", kib / 1_024) } else { format!("{kib} KiB") }
@@ -43,7 +54,7 @@ mod tests {
 
     use rustix::fs::{CWD, FileType, Mode, mknodat};
 
-    use super::{open, read};
+    use super::{is_mounted, open, read};
 
     #[test]
     fn what_is_no_file_is_refused_without_waiting_for_it() {
@@ -53,6 +64,16 @@ mod tests {
         for path in [&pipe, directory.path(), Path::new("/dev/zero")] {
             let error = open(path).expect_err("no file");
             assert_eq!(error.to_string(), "it is not a regular file", "{path:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_mounted_file_is_not_taken_for_one() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = directory.path().join("file");
+        fs::write(&file, "").expect("writable");
+        for path in [&file, directory.path(), &directory.path().join("nothing"), Path::new("/proc")] {
+            assert!(!is_mounted(path), "{path:?}");
         }
     }
 

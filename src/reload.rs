@@ -87,6 +87,14 @@ impl Reloader {
         log: LogControl,
         metrics: ReloadMetrics,
     ) -> (Self, watch::Receiver<Arc<Config>>) {
+        if config.reload.watch && regular_file::is_mounted(&origin.file) {
+            let hint = "mount its directory instead, to have it found when it is replaced";
+            tracing::warn!(
+                file = %origin.file.display(),
+                hint,
+                "the configuration is mounted as a single file: it is found when it is written to, not when it is replaced"
+            );
+        }
         let seen = Fingerprint::of(&origin.file, &config);
         let (current, follow) = watch::channel(config);
         metrics.last_successful.set(1);

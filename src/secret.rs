@@ -167,7 +167,10 @@ impl std::error::Error for SecretError {
 
 #[cfg(test)]
 mod tests {
-    use super::{MAX_SECRET_BYTES, Secret, SecretSource};
+    use std::io;
+
+    use super::{MAX_SECRET_BYTES, OPEN_HINT, Problem, Secret, SecretError, SecretSource};
+    use crate::readme::{Table, each, text};
 
     fn read(content: &[u8]) -> Result<Secret, String> {
         let file = tempfile::NamedTempFile::new().expect("a temporary file");
@@ -193,5 +196,21 @@ mod tests {
         assert!(read(b"\n").expect_err("empty").ends_with("is empty"));
         assert!(read(b"\xff").expect_err("binary").ends_with("is not UTF-8 text"));
         assert!(read(&vec![b'x'; MAX_SECRET_BYTES + 1]).expect_err("long").ends_with("is over 64 KiB"));
+    }
+
+    #[test]
+    fn the_readme_tells_what_each_fault_means() {
+        let problems = each!(Problem {
+            Problem::Unreadable(_) => [Problem::Unreadable(io::ErrorKind::NotFound.into())],
+            Problem::TooLong => [Problem::TooLong],
+            Problem::NotText => [Problem::NotText],
+            Problem::Empty => [Problem::Empty],
+        });
+        let texts: Vec<String> =
+            problems.into_iter().map(|problem| text(SecretError { path: "FILE".into(), problem })).collect();
+        Table::below("Secret files").assert_texts(texts.iter().map(String::as_str));
+        let row = Table::below("All lines");
+        let row = row.row("a secret file is readable by others");
+        assert!(row.action().contains(OPEN_HINT), "{row:?}");
     }
 }

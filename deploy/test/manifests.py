@@ -8,7 +8,6 @@ import sys
 import tempfile
 
 import kubernetes_validate
-import today
 import yaml
 from cloudcoil.models.prometheus_operator import v1 as operator
 
@@ -178,7 +177,7 @@ def check_configuration(items, place):
     for name, value in maps["Secret"]["data"].items():
         (place / name).write_bytes(base64.b64decode(value))
     (place / "state").mkdir()
-    text = today.of_today(PROGRAM, maps["ConfigMap"]["data"]["config.toml"])
+    text = maps["ConfigMap"]["data"]["config.toml"]
     text = text.replace("/run/secrets/token-valet", str(place)).replace("/var/lib/token-valet", str(place / "state"))
     (place / "config.toml").write_text(text)
     variables = {"TOKEN_VALET__ADMIN__ADDRESS": "0.0.0.0:9901"}
@@ -266,7 +265,8 @@ def main():
     )
 
 
-try:
-    main()
-except Fault as fault:
-    sys.exit(f"FAULT: {fault}")
+if __name__ == "__main__":
+    try:
+        main()
+    except Fault as fault:
+        sys.exit(f"FAULT: {fault}")

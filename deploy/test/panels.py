@@ -1,7 +1,6 @@
 """Asks a Prometheus for what each panel of the dashboard and each rule asks for.
 
-Every expression must parse. One over metrics that the program has must give data; a metric that it has not must be in
-deploy/test/not_yet. Usage: panels.py PROMETHEUS RESULT
+Every expression must parse, ask for metrics that the program has, and give data. Usage: panels.py PROMETHEUS RESULT
 """
 
 import json
@@ -13,7 +12,6 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
-import today
 import yaml
 
 DEPLOY = pathlib.Path(__file__).parent.parent
@@ -76,21 +74,12 @@ def main():
         rule for group in yaml.safe_load((DEPLOY / "prometheus/rules.yaml").read_text())["groups"] for rule in group["rules"]
     ]
     used = set().union(*(metrics_of(expression) for _, expression in panels), *(metrics_of(rule["expr"]) for rule in rules))
-    not_yet = set(today.listed("metric"))
-    if unexplained := used - exist - not_yet:
-        sys.exit(f"FAULT: neither in the program nor in not_yet: {sorted(unexplained)}")
-    for name in sorted(not_yet & exist):
-        print(f"note: {name} exists now: take it out of deploy/test/not_yet")
-    if unused := not_yet - used:
-        sys.exit(f"FAULT: in not_yet and used by nothing: {sorted(unused)}")
+    if unknown := used - exist:
+        sys.exit(f"FAULT: not in the program: {sorted(unknown)}")
 
-    with_data, missing, waiting = 0, [], 0
+    with_data, missing = 0, []
     for title, expression in panels:
-        # Also those that wait: they must parse.
-        answer = ask("query", query=expression)["result"]
-        if not metrics_of(expression) <= exist:
-            waiting += 1
-        elif answer:
+        if ask("query", query=expression)["result"]:
             with_data += 1
         else:
             missing.append(f"{title}: {expression}")
@@ -103,7 +92,7 @@ def main():
     check_places()
     titles = {title for title, _ in panels}
     pathlib.Path(RESULT).write_text(
-        f"{len(titles)} panels, {len(panels)} expressions parse, {with_data} have data, {waiting} wait for metrics; "
+        f"{len(titles)} panels, {len(panels)} expressions parse, {with_data} have data; "
         f"{len(states)} rules evaluated"
     )
 

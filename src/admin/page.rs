@@ -23,8 +23,8 @@ pub(super) fn of(report: &Report) -> Response<Full<bytes::Bytes>> {
     let mut page = answer(StatusCode::OK, "text/html; charset=utf-8", html(report));
     let hash = |text: &str| BASE64_STANDARD.encode(Sha256::digest(text));
     let policy = format!(
-        "default-src 'none'; style-src 'sha256-{}'; script-src 'sha256-{}'; base-uri 'none'; form-action 'none'; \
-         frame-ancestors 'none'",
+        "default-src 'none'; style-src 'sha256-{}'; script-src 'sha256-{}'; connect-src 'self'; base-uri 'none'; \
+         form-action 'none'; frame-ancestors 'none'",
         hash(STYLE),
         hash(SCRIPT)
     );
@@ -62,13 +62,15 @@ fn html(report: &Report) -> String {
         let error = escaped(&last.error);
         format!("<h2>Last error, {} ago</h2><p class=\"error\">{error}</p>{look_at}", span(last.ago_s))
     });
+    // What is not over comes first.
+    let (trouble, past) = if token.consecutive_failures > 0 { (error, String::new()) } else { (String::new(), error) };
     format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{state} - token-valet</title>\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
-         <meta http-equiv=\"refresh\" content=\"10\"><style>{STYLE}</style></head><body>\
-         <header class=\"{state}\"><h1>{state}</h1><p>{meaning}</p></header><main>\
+         <noscript><meta http-equiv=\"refresh\" content=\"10\"></noscript><style>{STYLE}</style></head><body>\
+         <header class=\"{state}\" aria-live=\"polite\"><h1>{state}</h1><p>{meaning}</p></header><main>{trouble}\
          <h2>Access token</h2><p>{expiry}</p><dl>{facts}</dl>\
-         <h2>Refreshes</h2>{refreshes}{error}\
+         <h2>Refreshes</h2>{refreshes}{past}\
          <h2>Requests of the last minutes</h2>{traffic}\
          <footer>token-valet {version}, up {uptime}{configuration}</footer></main><script>{SCRIPT}</script></body></html>\n",
         expiry = expiry(report),
@@ -130,7 +132,8 @@ fn refreshes(attempts: &[Exchange]) -> String {
         };
     }
     let failures = attempts.iter().filter(|attempt| attempt.life_s.is_none()).count();
-    let label = format!("{} tokens and {failures} failures in {}", attempts.len() - failures, span(oldest));
+    let tokens = counted((attempts.len() - failures) as u64, "token");
+    let label = format!("{tokens} and {} in {}", counted(failures as u64, "failure"), span(oldest));
     picture(&label, &marks)
 }
 
@@ -153,7 +156,11 @@ fn traffic(minutes: &[Minute]) -> String {
     }
     let (requests, errors) =
         minutes.iter().fold((0, 0), |(all, errors), minute| (all + minute.requests, errors + minute.errors));
-    picture(&format!("{requests} requests, {errors} errors"), &columns)
+    picture(&format!("{}, {}", counted(requests, "request"), counted(errors, "error")), &columns)
+}
+
+fn counted(count: u64, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
 fn picture(label: &str, content: &str) -> String {

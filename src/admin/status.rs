@@ -147,8 +147,9 @@ fn state(status: &Status, left: Option<Duration>, is_ending: bool) -> (&'static 
         (State::Failing(Class::Configuration), false) => {
             ("misconfigured", "The provider refuses the configuration: see the last error for the key to look at.")
         }
-        (State::Failing(Class::GrantGone), false) => {
-            ("reauthorize", "The user's authorization is gone: a new code is needed.")
-        }
+        (State::Failing(Class::GrantGone), false) => (
+            "reauthorize",
+            "The user's authorization is gone: have the user authorize again, and replace the file of the code.",
+        ),
     }
 }

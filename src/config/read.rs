@@ -2,25 +2,22 @@
 //!
 //! To add a key: a line here, a paragraph in `config/token-valet.toml`.
 
-use std::{
-    net::SocketAddr,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use tracing::level_filters::LevelFilter;
 
 use super::{
     AccessLog, Address, Admin, AllowedHosts, BodyFormat, ClientAuth, Config, ConfigError, Entry, Forwarded, Gate,
     Grant, HttpVersion, Identity, IdentityFiles, Listen, Log, LogFormat, Process, Reload, Roots, SURPLUS_CONNECTIONS,
-    Sandbox, Scheme, Shutdown, TlsVersion, Token, Trust, Upstream,
-    address::{address, mode},
+    Sandbox, Scheme, Shutdown, Socket, TlsVersion, Token, Trust, Upstream,
+    address::{is_exposed, mode, socket},
     guard, identity, sandbox,
     set_headers::set_headers,
     source::Source,
     url::{Url, base_url, url},
     values::{
-        Mismatch, Raw, boolean, certificates, duration, integer, list, path, rejection_status, secret_file, size,
-        socket_address, span, text, uid, word,
+        Mismatch, Raw, boolean, certificates, duration, integer, list, path, rejection_status, replaceable_file,
+        secret_file, size, socket_address, span, text, uid, word,
     },
 };
 use crate::{clock::Clock, process, report::Report, secret::SecretSource};
@@ -72,7 +69,7 @@ pub(super) fn read(mut source: Source) -> Result<(Config, Vec<Entry>), ConfigErr
 
 fn listen(s: &mut Source) -> Listen {
     let listen = Listen {
-        address: s.value("listen.address", "127.0.0.1:8080", address),
+        address: s.value("listen.address", "127.0.0.1:8080", socket),
         unix_mode: s.value("listen.unix_mode", "0660", mode),
         allow_uids: s.value("listen.allow_uids", "", list(uid)),
         threads: s.value("listen.threads", "1", integer(1..=64)),
@@ -84,19 +81,23 @@ fn listen(s: &mut Source) -> Listen {
         allowed_hosts: allowed_hosts(s),
         allow_origins: s.value("listen.allow_origins", "", list(guard::origin)),
         require_header: s.optional("listen.require_header", guard::required_header),
+        allow_non_loopback: s.value("listen.allow_non_loopback", "false", boolean),
     };
-    let allow_non_loopback = s.value("listen.allow_non_loopback", "false", boolean);
-    let is_exposed = |address: &SocketAddr| !address.ip().to_canonical().is_loopback();
-    if matches!(&listen.address, Address::Tcp(address) if is_exposed(address)) && !allow_non_loopback {
+    // What systemd passes is held to the same rules once it is there.
+    let tcp = match &listen.address {
+        Socket::Own(Address::Tcp(address)) => Some(address),
+        Socket::Own(Address::Unix(_)) | Socket::Systemd(_) => None,
+    };
+    if tcp.is_some_and(is_exposed) && !listen.allow_non_loopback {
         let hint = "whoever reaches this port uses your token: listen on 127.0.0.1, or set \
                     `listen.allow_non_loopback = true`";
         s.refuse("listen.address", Mismatch::expected("a loopback address").hint(hint));
     }
-    if allow_non_loopback && !s.is_set("listen.allowed_hosts") {
+    if listen.allow_non_loopback && !s.is_set("listen.allowed_hosts") {
         let expected = "the names by which other machines call it";
         s.missing_list("listen.allowed_hosts", expected, &["valet.example", "localhost"]);
     }
-    if matches!(listen.address, Address::Tcp(_)) && !listen.allow_uids.is_empty() && s.is_sound("listen.address") {
+    if tcp.is_some() && !listen.allow_uids.is_empty() && s.is_sound("listen.address") {
         let hint = "set `listen.address` to a Unix socket, such as \"unix:/run/token-valet/api.sock\"";
         s.refuse("listen.allow_uids", Mismatch::statement("cannot be checked for a TCP port").hint(hint));
     }
@@ -184,7 +185,7 @@ fn token(s: &mut Source) -> Token {
         let hint = "the client's secret would cross the network unencrypted: write `https://`";
         s.refuse("token.url", plaintext(&url).hint(hint));
     }
-    let state_file = s.optional("token.state_file", path);
+    let state_file = s.optional("token.state_file", replaceable_file);
     Token {
         origin: url.origin,
         path: url.path,
@@ -347,7 +348,7 @@ pub(crate) fn log_level(word: &str) -> Option<LevelFilter> {
 
 /// Two listeners cannot have one port; an unspecified address takes the port of all.
 fn refuse_shared_address(s: &mut Source, config: &Config) {
-    let Address::Tcp(listen) = config.listen.address else { return };
+    let Socket::Own(Address::Tcp(listen)) = config.listen.address else { return };
     let admin = config.admin.address;
     let overlap = listen.ip() == admin.ip() || listen.ip().is_unspecified() || admin.ip().is_unspecified();
     if overlap && listen.port() == admin.port() && listen.port() != 0 {

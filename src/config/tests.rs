@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, fmt::Write, fs, path::Path, time::Duration};
 
 use super::{
-    Address, AllowedHosts, Config, ConfigError, Entry, Grant, Layer, Scheme, TokenFault, read::read, source::Source,
+    Address, AllowedHosts, Config, ConfigError, Entry, Grant, Layer, Scheme, Socket, TokenFault, read::read,
+    source::Source,
 };
 use crate::secret::SecretSource;
 
@@ -393,12 +394,15 @@ fn an_address_that_is_none_is_refused_with_one_that_is() {
 fn users_are_checked_at_a_unix_socket_or_refused_as_a_key() {
     let socket = "listen.address = \"unix:/run/valet.sock\"\nlisten.unix_mode = \"0600\"\nlisten.allow_uids = [1000]";
     let listen = good(socket, &[]).listen;
-    assert_eq!(listen.address, Address::Unix("/run/valet.sock".into()));
+    assert_eq!(listen.address, Socket::Own(Address::Unix("/run/valet.sock".into())));
     assert_eq!((listen.unix_mode, listen.allow_uids), (0o600, vec![1_000]));
     let refused = message("listen.allow_uids = [1000]", &[]);
     assert!(refused.contains("cannot be checked for a TCP port"), "{refused}");
     let message = message_for("listen.address", "\"unix:valet.sock\"");
-    assert!(message.contains("expected an IP address and a port, or `unix:` and an absolute path"), "{message}");
+    assert!(
+        message.contains("expected an IP address and a port, `unix:` and an absolute path, or `systemd:`"),
+        "{message}"
+    );
 }
 
 #[test]

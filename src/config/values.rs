@@ -20,7 +20,7 @@ use rustls::{
 };
 
 use super::{file, suggest};
-use crate::secret::SecretSource;
+use crate::{regular_file, secret::SecretSource};
 
 /// A value, or why it cannot be that.
 pub(super) type Parsed<T> = Result<T, Mismatch>;
@@ -312,6 +312,18 @@ pub(super) fn path(raw: &Raw<'_>) -> Parsed<PathBuf> {
         "" => Err(Mismatch::expected("a file's path")),
         path => Ok(PathBuf::from(path)),
     }
+}
+
+/// A file that is replaced as a whole.
+pub(super) fn replaceable_file(raw: &Raw<'_>) -> Parsed<PathBuf> {
+    let path = path(raw)?;
+    if regular_file::is_mounted(&path) {
+        let problem = format!("is {raw}, which is mounted as a single file and cannot be replaced");
+        let hint =
+            "mount its directory instead, without `subPath` in Kubernetes and with a directory after Docker's `-v`";
+        return Err(Mismatch::statement(problem).hint(hint));
+    }
+    Ok(path)
 }
 
 /// The text of a value that is written as text.

@@ -52,14 +52,15 @@ impl fmt::Display for Peer {
 #[derive(Debug)]
 pub(super) enum Bound {
     Tcp(std::net::TcpListener),
-    Unix(std::os::unix::net::UnixListener, SocketFile),
+    /// With its file, unless that is another's.
+    Unix(std::os::unix::net::UnixListener, Option<SocketFile>),
 }
 
 /// The same under a runtime.
 #[derive(Debug)]
 pub(super) enum Port {
     Tcp(TcpListener),
-    Unix(UnixListener, #[expect(dead_code, reason = "its end removes the file")] SocketFile),
+    Unix(UnixListener, #[expect(dead_code, reason = "its end removes the file")] Option<SocketFile>),
 }
 
 impl Bound {
@@ -84,7 +85,7 @@ impl Bound {
         let file = SocketFile::new(path)?;
         // Nobody can connect before it listens.
         fs::set_permissions(path, Permissions::from_mode(mode))?;
-        Ok(Self::Unix(socket.listen(BACKLOG)?.into_std()?, file))
+        Ok(Self::Unix(socket.listen(BACKLOG)?.into_std()?, Some(file)))
     }
 
     pub(super) fn attach(self) -> io::Result<Port> {

@@ -209,9 +209,20 @@ impl ProxyError {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{
+        collections::{BTreeMap, BTreeSet},
+        io,
+        time::Duration,
+    };
 
-    use super::{ProxyError, Unavailable};
+    use super::{Forbidden, ProxyError, Unavailable};
+    use crate::{
+        http_client::ConnectError,
+        proxy::guard::Words,
+        readme::{ANY, Table, broken, each, text},
+        report::Report,
+        tls::HandshakeError,
+    };
 
     fn retry_after(millis: u64) -> Option<u64> {
         ProxyError::Token(Unavailable::Transient { retry_after: Duration::from_millis(millis) }).retry_after()
@@ -230,6 +241,83 @@ mod tests {
             let response = ProxyError::Token(unavailable).response();
             assert_eq!(response.status(), 502);
             assert!(!response.headers().contains_key("retry-after"));
+        }
+    }
+
+    fn all() -> Vec<ProxyError> {
+        let unavailable = each!(Unavailable {
+            Unavailable::Transient { .. } => [Unavailable::Transient { retry_after: Duration::ZERO }],
+            Unavailable::Crowded => [Unavailable::Crowded],
+            Unavailable::Configuration => [Unavailable::Configuration],
+            Unavailable::Reauthorize => [Unavailable::Reauthorize],
+        });
+        let words = || Words::of(b"WORDS");
+        let name = || http::HeaderName::from_static("name");
+        let forbidden = each!(Forbidden {
+            Forbidden::Host(_) => [Forbidden::Host(words())],
+            Forbidden::Origin(_) => [Forbidden::Origin(words())],
+            Forbidden::CrossSite => [Forbidden::CrossSite],
+            Forbidden::Uid(_) => [Forbidden::Uid(ANY.into())],
+            Forbidden::Header(_) => [Forbidden::Header(name())],
+            Forbidden::Override(_) => [Forbidden::Override(name())],
+            Forbidden::AmbiguousPath => [Forbidden::AmbiguousPath],
+            Forbidden::NotAllowed => [Forbidden::NotAllowed],
+        });
+        let mut errors = each!(ProxyError {
+            ProxyError::Token(_) => [ProxyError::Token(Unavailable::Crowded)],
+            ProxyError::Overloaded => [ProxyError::Overloaded],
+            ProxyError::Crowded => [ProxyError::Crowded],
+            ProxyError::Forbidden(_) => [ProxyError::Forbidden(Forbidden::NotAllowed)],
+            ProxyError::MethodNotAllowed => [ProxyError::MethodNotAllowed],
+            ProxyError::BadRequest => [ProxyError::BadRequest],
+            ProxyError::UploadStalled => [ProxyError::UploadStalled],
+            // What they say, and what to do, is in a table of their own.
+            ProxyError::Connect(_) => [
+                ProxyError::Connect(ConnectError::Resolve(io::ErrorKind::NotFound.into())),
+                ProxyError::Connect(ConnectError::NoAddress),
+                ProxyError::Connect(ConnectError::Tcp(io::ErrorKind::ConnectionRefused.into())),
+                ProxyError::Connect(ConnectError::Tls(HandshakeError::Downgrade)),
+                ProxyError::Connect(ConnectError::NotHttp2),
+                ProxyError::Connect(ConnectError::Http(broken())),
+                ProxyError::Connect(ConnectError::Timeout),
+            ],
+            ProxyError::Broken(_) => [ProxyError::Broken(broken())],
+            ProxyError::Stalled(_) => [ProxyError::Stalled(broken())],
+            ProxyError::Malformed => [ProxyError::Malformed],
+            ProxyError::ResponseTimeout => [ProxyError::ResponseTimeout],
+        });
+        errors.extend(unavailable.into_iter().map(ProxyError::Token));
+        errors.extend(forbidden.into_iter().map(ProxyError::Forbidden));
+        errors
+    }
+
+    /// As the README has it: with the cause where that decides what to do.
+    fn words(error: &ProxyError) -> String {
+        match error {
+            ProxyError::Token(_) => text(Report(error)),
+            _ => text(error),
+        }
+    }
+
+    #[test]
+    fn the_readme_tells_what_each_of_them_means_and_its_reason() {
+        let table = Table::below("Requests");
+        let mut reasons: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
+        for error in all() {
+            reasons.entry(words(&error)).or_default().insert(error.reason());
+        }
+        table.assert_texts(reasons.keys().map(String::as_str));
+        for (words, reasons) in &reasons {
+            table.row(words).assert_words(0, reasons);
+        }
+        let readme = include_str!("../../README.md");
+        let of_callers = readme.split_once("\n## What the application sees\n").expect("such a section").1;
+        let of_callers = of_callers.split("\n## ").next().expect("it begins");
+        for reason in reasons.values().flatten() {
+            assert!(of_callers.contains(&format!("`{reason}`")), "`{reason}` is not told to callers");
+        }
+        for error in all() {
+            table.row(&words(&error)).assert_keys(error.keys());
         }
     }
 }

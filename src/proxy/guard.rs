@@ -67,7 +67,7 @@ pub enum Forbidden {
 pub struct Words(String);
 
 impl Words {
-    fn of(value: &[u8]) -> Self {
+    pub(super) fn of(value: &[u8]) -> Self {
         let printable = |b: &u8| if b.is_ascii_graphic() { char::from(*b) } else { '?' };
         Self(value.iter().take(MAX_WORDS).map(printable).collect())
     }

@@ -230,3 +230,129 @@ impl FetchError {
 fn is_transient(status: StatusCode) -> bool {
     status.is_server_error() || matches!(status.as_u16(), 408 | 425 | 429)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use http::StatusCode;
+
+    use super::{Class, FetchError, OAuthError};
+    use crate::{
+        http_client::ConnectError,
+        readme::{Table, broken, each, text},
+        secret::SecretSource,
+        token::store::StoreError,
+    };
+
+    /// Those that are not known by a number of their own have `N`, which none of these is.
+    const NAMED: [u16; 5] = [301, 302, 401, 404, 415];
+
+    fn refused(error: OAuthError, status: StatusCode) -> FetchError {
+        FetchError::OAuth { error, status, description: None, retry_after: None }
+    }
+
+    fn answered(status: u16) -> FetchError {
+        let status = StatusCode::from_u16(status).expect("a status");
+        FetchError::Status { status, retry_after: None }
+    }
+
+    fn oauth_errors() -> Vec<FetchError> {
+        let known = each!(OAuthError {
+            OAuthError::InvalidClient => [OAuthError::InvalidClient],
+            OAuthError::InvalidGrant => [OAuthError::InvalidGrant],
+            OAuthError::InvalidRequest => [OAuthError::InvalidRequest],
+            OAuthError::InvalidScope => [OAuthError::InvalidScope],
+            OAuthError::UnauthorizedClient => [OAuthError::UnauthorizedClient],
+            OAuthError::UnsupportedGrantType => [OAuthError::UnsupportedGrantType],
+            OAuthError::UnsupportedResponseType => [OAuthError::UnsupportedResponseType],
+            OAuthError::UnsupportedTokenType => [OAuthError::UnsupportedTokenType],
+            OAuthError::AccessDenied => [OAuthError::AccessDenied],
+            OAuthError::ServerError => [OAuthError::ServerError],
+            OAuthError::TemporarilyUnavailable => [OAuthError::TemporarilyUnavailable],
+            OAuthError::Other => [OAuthError::Other],
+        });
+        let mut errors: Vec<FetchError> =
+            known.into_iter().map(|error| refused(error, StatusCode::BAD_REQUEST)).collect();
+        errors.push(refused(OAuthError::Other, StatusCode::SERVICE_UNAVAILABLE));
+        errors
+    }
+
+    fn all() -> Vec<FetchError> {
+        let secret = SecretSource::File("/nonexistent".into()).read().expect_err("there is none");
+        let locked = StoreError::Locked { path: "FILE".into(), patience: std::time::Duration::ZERO };
+        let mut errors = each!(FetchError {
+            FetchError::Connect(_) => [FetchError::Connect(ConnectError::Timeout)],
+            FetchError::Timeout => [FetchError::Timeout],
+            FetchError::Broken(_) => [FetchError::Broken(broken())],
+            FetchError::Oversize => [FetchError::Oversize],
+            FetchError::Empty => [FetchError::Empty],
+            FetchError::Malformed => [FetchError::Malformed],
+            FetchError::UnusableToken => [FetchError::UnusableToken],
+            FetchError::NotBearer => [FetchError::NotBearer],
+            FetchError::OAuth { .. } => [refused(OAuthError::InvalidClient, StatusCode::BAD_REQUEST)],
+            FetchError::Status { .. } => [answered(429), answered(503)],
+            FetchError::CodeUsed => [FetchError::CodeUsed],
+            FetchError::Store(_) => [
+                FetchError::Store(locked),
+                FetchError::Store(StoreError::SymbolicLink { path: "FILE".into() }),
+            ],
+            FetchError::Secret(_) => [FetchError::Secret(secret)],
+        });
+        errors.extend(oauth_errors());
+        errors.extend(NAMED.map(answered));
+        errors
+    }
+
+    /// As the README has it.
+    fn words(error: &FetchError) -> String {
+        match error {
+            FetchError::Status { status, .. } if !NAMED.contains(&status.as_u16()) => {
+                text(error).replace(status.as_str(), "N")
+            }
+            _ => text(error).replace("(status 400)", "(status N)"),
+        }
+    }
+
+    fn level(class: Class) -> &'static str {
+        match class {
+            Class::Transient => "warn",
+            Class::Configuration | Class::GrantGone => "error",
+        }
+    }
+
+    #[test]
+    fn the_readme_tells_what_each_of_them_means_at_which_level_and_by_which_keys() {
+        let table = Table::below("Token requests");
+        let mut levels: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
+        for error in all() {
+            levels.entry(words(&error)).or_default().insert(level(error.class()));
+        }
+        table.assert_texts(levels.keys().map(String::as_str));
+        for (words, levels) in &levels {
+            table.row(words).assert_words(0, levels);
+        }
+        for error in all() {
+            let row = table.row(&words(&error));
+            row.assert_keys(error.keys());
+            let is_gone = error.class() == Class::GrantGone;
+            assert!(!is_gone || row.action().contains("a new authorization"), "{row:?}");
+        }
+    }
+
+    #[test]
+    fn a_status_without_a_row_of_its_own_is_like_one_that_has_it() {
+        let alike = |status: u16| (answered(status).class(), answered(status).keys());
+        for status in 300..=599 {
+            let like = match status {
+                302 | 303 | 307 => 302,
+                300..=399 => 301,
+                403 => 401,
+                405 => 404,
+                401 | 404 | 415 => status,
+                _ => 503,
+            };
+            assert_eq!(alike(status), alike(like), "{status}");
+        }
+    }
+}

@@ -190,8 +190,8 @@ class Process:
 class Sidecar(Process):
     """A sidecar that runs, with its ports open."""
 
-    def __init__(self, configuration: Configuration) -> None:
-        super().__init__(configuration)
+    def __init__(self, configuration: Configuration, command: str = "run") -> None:
+        super().__init__(configuration, command)
         self.port: Address = ("", 0)
         self.admin: Address = ("", 0)
 

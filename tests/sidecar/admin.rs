@@ -6,7 +6,10 @@ use std::{
     thread,
 };
 
-use token_valet::sandbox::Settings;
+use http::StatusCode;
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use token_valet::{config::TokenFault, sandbox::Settings};
 
 use crate::{
     harness::{ACCOUNTS, Connection, Response, Setup, Sidecar, provider, seconds, wait_for, wait_until},
@@ -150,4 +153,118 @@ fn probes_are_answered_also_when_all_places_are_taken() {
     }
     drop(taken);
     wait_until("a place to be free", || ask(&sidecar, "GET", "/metrics", &[]).status == 200);
+}
+
+/// What a probe tells with `?verbose`; its status and first word must be those that it has without.
+fn reasons(sidecar: &Sidecar, page: &str) -> (u16, Value) {
+    wait_for("a probe to be the same in both forms", || {
+        let plain = ask(sidecar, "GET", page, &[]);
+        let answer = ask(sidecar, "GET", &format!("{page}?verbose"), &[]);
+        assert_eq!(answer.header("content-type"), Some("application/json"));
+        let told = answer.json();
+        assert_eq!(told["ok"], answer.status == 200, "{told}");
+        // The state may change between the two.
+        (plain.status == answer.status && told["reason"] == said(&plain)).then_some((answer.status, told))
+    })
+}
+
+#[track_caller]
+fn wait_for_reasons(sidecar: &Sidecar, status: u16, condition: &Value) -> Value {
+    let has_all = |told: &Value| {
+        let fields = condition.as_object().expect("an object");
+        fields.iter().all(|(name, value)| told[name] == *value)
+    };
+    wait_for(&format!("{condition}"), || {
+        let (found, told) = reasons(sidecar, "/readyz");
+        let is_told = found == status && told["conditions"].as_array().expect("a list").iter().any(has_all);
+        is_told.then_some(told)
+    })
+}
+
+#[test]
+fn a_probe_tells_each_condition_that_decides() {
+    let provider = provider(Settings::default());
+    let sidecar = Setup::by_code(&provider).set("listen.threads", 2).start();
+    sidecar.wait_until_it_serves();
+    let (status, mut told) = reasons(&sidecar, "/readyz");
+    let due = told["conditions"][1]["next_attempt_in_s"].take().as_u64().expect("seconds");
+    assert!((1..299).contains(&due), "{due}");
+    let conditions = json!([
+        { "name": "not_ending", "holds": true, "decides": true },
+        { "name": "token_valid", "holds": true, "decides": true, "last_error": null, "next_attempt_in_s": null },
+    ]);
+    assert_eq!((status, told), (200, json!({ "ok": true, "reason": "ready", "conditions": conditions })));
+
+    let (status, told) = reasons(&sidecar, "/startupz");
+    assert_eq!((status, &told["conditions"][0]["name"]), (200, &"first_token".into()), "{told}");
+
+    let (status, told) = reasons(&sidecar, "/livez");
+    assert_eq!((status, &told["reason"]), (200, &"alive".into()));
+    let parts = told["conditions"].as_array().expect("a list");
+    let names: Vec<_> = parts.iter().map(|part| &part["name"]).collect();
+    assert_eq!(names, ["thread", "thread", "refresher"]);
+    for part in parts {
+        assert!(part["age_s"].as_u64() < part["limit_s"].as_u64() && part["holds"] == true, "{part}");
+    }
+
+    for query in ["?", "?quiet", "?verbosely", "?x=verbose"] {
+        assert_eq!(said(&ask(&sidecar, "GET", &format!("/readyz{query}"), &[])), "ready", "{query}");
+    }
+    for query in ["?verbose=", "?verbose=1", "?exclude=x&verbose"] {
+        assert_eq!(ask(&sidecar, "GET", &format!("/readyz{query}"), &[]).json()["ok"], true, "{query}");
+    }
+}
+
+#[test]
+fn a_probe_tells_who_is_to_blame_and_when_it_is_tried_again_while_there_is_no_token() {
+    let provider = provider(Settings { token_life: seconds(3), ..Settings::default() });
+    provider.set_token_fault(Some(TokenFault::ServerError));
+    let sidecar = Setup::partner(&provider).set("token.wait", "0s").set("token.retry_max", "5s").start();
+    let failing = json!({ "name": "token_valid", "holds": false, "last_error": "transient" });
+    let told = wait_for_reasons(&sidecar, 503, &failing);
+    assert_eq!(told["reason"], "no valid access token");
+    assert!(told["conditions"][1]["next_attempt_in_s"].as_u64() <= Some(5), "{told}");
+    let (status, started) = reasons(&sidecar, "/startupz");
+    assert_eq!((status, &started["reason"]), (503, &"waiting for the first access token".into()));
+    assert_eq!(started["conditions"][0]["last_error"], "transient");
+
+    provider.set_token_fault(None);
+    wait_for_reasons(&sidecar, 200, &json!({ "name": "token_valid", "holds": true, "last_error": null }));
+    provider.set_token_error(Some((StatusCode::UNAUTHORIZED, "invalid_client")));
+    // The token that it has is still good.
+    wait_for_reasons(&sidecar, 200, &json!({ "name": "token_valid", "holds": true, "last_error": "configuration" }));
+    wait_for_reasons(&sidecar, 503, &json!({ "name": "token_valid", "holds": false, "last_error": "configuration" }));
+}
+
+#[test]
+fn a_probe_tells_that_the_consent_is_gone_and_nothing_of_whose_it_was() {
+    let provider = provider(Settings { token_life: seconds(3), ..Settings::default() });
+    let sidecar = Setup::by_code(&provider).start();
+    sidecar.wait_until_it_serves();
+    let claims = ask(&sidecar, "GET", "/status", &[]).json()["token"]["claims"].take();
+    provider.set_token_error(Some((StatusCode::BAD_REQUEST, "invalid_grant")));
+    wait_for_reasons(&sidecar, 503, &json!({ "name": "token_valid", "holds": false, "last_error": "grant_gone" }));
+    for page in ["/livez", "/startupz", "/readyz"] {
+        let told = reasons(&sidecar, page).1.to_string();
+        let hidden = claims.as_object().expect("claims").values().filter_map(Value::as_str);
+        for hidden in hidden.chain(["invalid_grant", "The script says so."]) {
+            assert!(!told.contains(hidden), "{hidden}: {told}");
+        }
+    }
+}
+
+#[test]
+fn a_probe_tells_that_the_process_ends_and_a_token_only_where_it_decides_nothing() {
+    let provider = provider(Settings::default());
+    provider.set_token_fault(Some(TokenFault::ServerError));
+    let setup = Setup::partner(&provider).set("admin.readiness", "serving").set("admin.startup", "serving");
+    let mut sidecar = setup.set("shutdown.linger", "1h").start();
+    wait_for_reasons(&sidecar, 200, &json!({ "name": "token_valid", "holds": false, "decides": false }));
+    assert_eq!(reasons(&sidecar, "/startupz").1["reason"], "started");
+
+    sidecar.process.signal(Signal::TERM);
+    let told = wait_for_reasons(&sidecar, 503, &json!({ "name": "not_ending", "holds": false, "decides": true }));
+    assert_eq!(told["reason"], "the process ends");
+    sidecar.process.signal(Signal::TERM);
+    assert_eq!(sidecar.process.exit_code(), 0);
 }

@@ -7,7 +7,7 @@ use std::{
     fs,
     io::{self, BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpStream},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex, PoisonError},
     thread::{self, JoinHandle},
@@ -16,7 +16,7 @@ use std::{
 
 use rustix::{
     net::sockopt::set_socket_linger,
-    process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit},
+    process::{Pid, Resource, Rlimit, Signal, geteuid, getrlimit, kill_process, setrlimit},
 };
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -89,6 +89,17 @@ pub(crate) fn provider(settings: Settings) -> Provider {
 
 pub(crate) fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Starts the binary under test where `from` is mounted at `to`, for it alone: both files, or both directories.
+pub(crate) fn with_mount(from: &Path, to: &Path, arguments: &[&str]) -> Process {
+    let mut command = Command::new("unshare");
+    // Users may mount what they see in a user namespace of their own.
+    command.args(if geteuid().is_root() { &["--mount"][..] } else { &["--mount", "--map-root-user"] });
+    command.args(["sh", "-ec", "mount --bind \"$1\" \"$2\"; shift 2; exec \"$@\"", "sh"]);
+    command.args([from, to]).arg(binary()).args(arguments);
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    Process::start(command, &[])
 }
 
 /// A configuration, with the directory of the files that it names.
@@ -243,13 +254,21 @@ pub(crate) struct Process {
 impl Process {
     pub(crate) fn spawn(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         let mut command = Command::new(binary());
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped());
+        Self::start(command, environment)
+    }
+
+    /// The same by another command, which becomes the binary under test and has its own stdin and stdout.
+    pub(crate) fn start(mut command: Command, environment: &[(&str, &str)]) -> Self {
         for (name, _) in env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"TOKEN_VALET")) {
             command.env_remove(name);
         }
-        command.args(arguments).envs(environment.iter().copied());
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.envs(environment.iter().copied()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the binary can be started");
-        let stdout = Lines::of(child.stdout.take().expect("it is piped"));
+        let stdout = match child.stdout.take() {
+            Some(stdout) => Lines::of(stdout),
+            None => Lines::of(io::empty()),
+        };
         let stderr = Lines::of(child.stderr.take().expect("it is piped"));
         Self { child, stdout, stderr }
     }

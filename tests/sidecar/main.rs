@@ -41,6 +41,7 @@ mod reload;
 mod scripted_api;
 mod secrets;
 mod slowloris;
+mod socket_activation;
 mod stale;
 mod state_file;
 mod status;

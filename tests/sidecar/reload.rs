@@ -14,7 +14,9 @@ use serde_json::json;
 use token_valet::sandbox::{Provider, Settings};
 
 use crate::{
-    harness::{ACCOUNTS, Connection, Process, Setup, Sidecar, is_full_drill, provider, seconds, wait_until},
+    harness::{
+        ACCOUNTS, Connection, Process, Setup, Sidecar, is_full_drill, provider, seconds, wait_until, with_mount,
+    },
     metrics::{scraped, value},
 };
 
@@ -195,6 +197,46 @@ fn a_mounted_configuration_is_found_behind_its_swapped_link() {
     publish(&setup, "..second");
     fs::remove_dir_all(mount.path().join("..first")).expect("a writable directory");
     wait_until("the rule to hold", || ask() == 403);
+}
+
+/// What Kubernetes does for `subPath`, and Docker for a file.
+#[test]
+fn a_configuration_that_is_mounted_by_itself_is_found_when_written_to_and_warned_of() {
+    const WARNING: &str =
+        "the configuration is mounted as a single file: it is found when it is written to, not when it is replaced";
+    let provider = provider(Settings::default());
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let [outside, inside] = ["outside.toml", "inside.toml"].map(|name| directory.path().join(name));
+    let mut setup = Setup::partner(&provider).set("reload.poll", "100ms");
+    fs::copy(setup.write(), &outside).expect("a writable directory");
+    fs::write(&inside, "").expect("a writable directory");
+    let arguments = ["run", "-c", inside.to_str().expect("UTF-8")];
+    let mut process = with_mount(&outside, &inside, &arguments);
+    let (address, admin) = process.addresses();
+    assert_eq!(process.logged(WARNING)["file"], inside.to_str().expect("UTF-8"));
+    let ask = || Connection::open(address).ask("GET", ACCOUNTS, &[], b"").expect("an answer").status;
+    wait_until("requests to be served", || ask() == 200);
+    setup.rewrite("upstream.allow", json!(["GET /nothing"]));
+    fs::copy(setup.write(), &outside).expect("a writable directory");
+    wait_until("the rule to hold", || ask() == 403);
+
+    setup.rewrite("upstream.allow", json!(["GET /**"]));
+    fs::rename(setup.write(), &outside).expect("a writable directory");
+    let told = Connection::open(admin).ask("POST", "/reload", &[], b"").expect("an answer");
+    assert_eq!(String::from_utf8_lossy(&told.body).trim_end(), "nothing has changed");
+    assert_eq!(ask(), 403);
+    let warnings = process.log().iter().filter(|line| line["message"] == WARNING).count();
+    assert_eq!(warnings, 1, "it is told once");
+
+    // Who does not watch needs no warning.
+    let unwatched = setup.set("reload.watch", false);
+    fs::copy(unwatched.write(), &outside).expect("a writable directory");
+    let mut process = with_mount(&outside, &inside, &arguments);
+    let (address, _) = process.addresses();
+    wait_until("requests to be served", || {
+        Connection::open(address).ask("GET", ACCOUNTS, &[], b"").is_ok_and(|answer| answer.status == 200)
+    });
+    assert!(process.log().iter().all(|line| line["message"] != WARNING));
 }
 
 /// Ten reloads a second beside a load of requests: 30 s at 2,000 a second as a drill.

@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 use token_valet::sandbox::{Provider, Settings};
 
-use crate::harness::{ACCOUNTS, Setup, Sidecar, provider, wait_until};
+use crate::harness::{ACCOUNTS, Setup, Sidecar, provider, wait_until, with_mount};
 
 /// A directory that outlives the sidecars.
 struct Place(TempDir);
@@ -219,4 +219,32 @@ fn a_state_file_that_is_removed_while_running_is_written_again_and_nothing_is_pr
     wait_until("a refresh", || provider.exchanges().len() > before + 1);
     sidecar.get(ACCOUNTS).assert_accounts();
     assert!(provider.exchanges().iter().all(|exchange| exchange.status == Some(http::StatusCode::OK)));
+}
+
+#[test]
+fn a_file_that_is_mounted_by_itself_is_refused_as_nothing_can_be_renamed_over_it() {
+    let (provider, place, mounted) = (rotating(), Place::new(), Place::new());
+    for file in [place.file(), mounted.file()] {
+        fs::write(&file, "{}").expect("a writable directory");
+        fs::set_permissions(file, fs::Permissions::from_mode(0o600)).expect("our own file");
+    }
+    let setup = at(Setup::by_refresh_token(&provider), &place.file());
+    let configuration = setup.write();
+    for command in ["check", "run"] {
+        let arguments = [command, "-c", configuration.to_str().expect("UTF-8")];
+        let mut process = with_mount(&mounted.file(), &place.file(), &arguments);
+        assert_eq!(process.exit_code(), 78, "{}", process.stderr());
+        let said = process.stderr();
+        let problem = format!("`token.state_file` is {:?}, which is mounted as a single file", place.file());
+        assert!(said.contains(&problem) && said.contains("hint: mount its directory instead"), "{said}");
+    }
+    assert!(provider.exchanges().is_empty());
+
+    // Its directory, as volumes are.
+    let (empty, arguments) = (Place::new(), ["run", "-c", configuration.to_str().expect("UTF-8")]);
+    let mut process = with_mount(empty.0.path(), place.0.path(), &arguments);
+    process.addresses();
+    wait_until("the token to be stored", || empty.file().exists());
+    process.signal(Signal::TERM);
+    assert_eq!(process.exit_code(), 0);
 }

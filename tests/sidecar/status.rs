@@ -51,7 +51,7 @@ fn a_sidecar_that_serves_says_what_its_token_is_for_and_until_when() {
     assert_eq!(certificates, ["upstream_ca", "token_ca"]);
     let page = page(&sidecar);
     assert!(page.contains("<strong id=\"left\" data-seconds=\""), "{page}");
-    assert!(page.contains("aria-label=\"1 tokens and 0 failures in "), "{page}");
+    assert!(page.contains("aria-label=\"1 token and 0 failures in "), "{page}");
 }
 
 #[test]

@@ -169,3 +169,78 @@ impl StoreError {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{io, time::Duration};
+
+    use super::{StoreError, WriteStep};
+    use crate::readme::{ANY, Table, each, text};
+
+    fn all() -> Vec<StoreError> {
+        let path = || "FILE".into();
+        let source = || io::Error::from(io::ErrorKind::PermissionDenied);
+        let number = u32::from(ANY);
+        let missing = StoreError::Directory { path: "DIRECTORY".into(), source: io::ErrorKind::NotFound.into() };
+        let steps = each!(WriteStep {
+            WriteStep::Create => [WriteStep::Create],
+            WriteStep::Write => [WriteStep::Write],
+            WriteStep::Sync => [WriteStep::Sync],
+            WriteStep::Rename => [WriteStep::Rename],
+            WriteStep::SyncDirectory => [WriteStep::SyncDirectory],
+        });
+        let mut errors = each!(StoreError {
+            StoreError::NoFileName { .. } => [StoreError::NoFileName { path: path() }],
+            StoreError::Directory { .. } => [
+                missing,
+                StoreError::Directory { path: "DIRECTORY".into(), source: source() },
+            ],
+            StoreError::SymbolicLink { .. } => [StoreError::SymbolicLink { path: path() }],
+            StoreError::NotRegular { .. } => [StoreError::NotRegular { path: path() }],
+            StoreError::ForeignOwner { .. } => [
+                StoreError::ForeignOwner { path: path(), owner: number, expected: number },
+            ],
+            StoreError::Exposed { .. } => [StoreError::Exposed { path: path(), mode: 0o7777 }],
+            StoreError::Locked { .. } => [
+                StoreError::Locked { path: path(), patience: Duration::from_secs(ANY.into()) },
+            ],
+            StoreError::Read { .. } => [StoreError::Read { path: path(), source: source() }],
+            StoreError::Damaged { .. } => [
+                StoreError::Damaged { path: path(), line: ANY.into(), column: ANY.into() },
+            ],
+            StoreError::Version { .. } => [
+                StoreError::Version { path: path(), found: ANY.into(), expected: ANY.into() },
+            ],
+            StoreError::TooLarge { .. } => [StoreError::TooLarge { path: path() }],
+            StoreError::Write { .. } => [
+                StoreError::Write { path: path(), step: WriteStep::Create, source: source() },
+            ],
+            StoreError::Interrupted { .. } => [StoreError::Interrupted { path: path(), source: source() }],
+        });
+        errors.extend(steps.into_iter().map(|step| StoreError::Write { path: path(), step, source: source() }));
+        errors
+    }
+
+    /// As the README has it: the steps of a write are told in one row.
+    fn words(error: &StoreError) -> String {
+        match error {
+            StoreError::Write { step, .. } => text(error).replace(&step.to_string(), "STEP"),
+            _ => text(error),
+        }
+    }
+
+    #[test]
+    fn the_readme_tells_what_each_of_them_means_and_hints_as_they_do() {
+        let table = Table::below("The state file");
+        let texts: Vec<String> = all().iter().map(words).collect();
+        table.assert_texts(texts.iter().map(String::as_str));
+        for error in all() {
+            let row = table.row(&words(&error));
+            let hint = error.hint().map(text).unwrap_or_default();
+            assert!(row.action().contains(&hint), "`{hint}` is not in {row:?}");
+            if let StoreError::Write { step, .. } = error {
+                assert!(row.cells[0].contains(&step.to_string()), "`{step}` is not in {row:?}");
+            }
+        }
+    }
+}
