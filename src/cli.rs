@@ -4,6 +4,7 @@
 
 mod ask;
 mod check;
+mod documents;
 mod sandbox;
 mod show;
 mod termination_log;
@@ -18,7 +19,7 @@ use std::{
 use clap::{Args, Parser, Subcommand};
 use tokio::runtime::{Builder, LocalOptions};
 
-use self::termination_log::TerminationLog;
+use self::{documents::Shell, termination_log::TerminationLog};
 use crate::{
     app::{self, AppError, Setup, online::Fault},
     config::ConfigError,
@@ -72,12 +73,22 @@ enum Command {
         #[arg(short, long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
+    /// Print what completes this command in a shell
+    Completions {
+        /// The shell
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+    /// Print the manual page: `token-valet man | man -l -`
+    Man,
 }
 
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
     /// The values in force and where each comes from, without secrets
     Show(ConfigFile),
+    /// A JSON Schema of the file, for editors
+    Schema,
 }
 
 #[derive(Args, Debug)]
@@ -121,6 +132,8 @@ enum CliError {
     Online(Vec<Fault>),
     #[error("{0} cut it off")]
     CutOff(&'static str),
+    #[error("it cannot be printed")]
+    Print(#[source] std::io::Error),
 }
 
 impl CliError {
@@ -137,7 +150,8 @@ impl CliError {
             | Self::Process(_)
             | Self::Ask(_)
             | Self::Online(_)
-            | Self::CutOff(_) => 1,
+            | Self::CutOff(_)
+            | Self::Print(_) => 1,
         }
     }
 
@@ -153,7 +167,7 @@ impl CliError {
             // Its faults are whole messages already.
             Self::Config(error) => error.to_string(),
             Self::Online(faults) => check::told(faults),
-            Self::App(_) | Self::Sandbox(_) | Self::Process(_) | Self::Ask(_) | Self::CutOff(_) => {
+            Self::App(_) | Self::Sandbox(_) | Self::Process(_) | Self::Ask(_) | Self::CutOff(_) | Self::Print(_) => {
                 format!("error: {}", Report(self))
             }
         }
@@ -173,7 +187,8 @@ impl CliError {
             | Self::Process(_)
             | Self::Ask(_)
             | Self::Online(_)
-            | Self::CutOff(_) => None,
+            | Self::CutOff(_)
+            | Self::Print(_) => None,
         }
     }
 }
@@ -188,7 +203,10 @@ pub fn run() -> ExitCode {
         Command::Health { probe, file } => ask::health(&file.config, probe).map(|()| 0),
         Command::Quit(file) => ask::quit(&file.config).map(|()| 0),
         Command::Config(ConfigCommand::Show(file)) => show::run(&file.config).map(|()| 0),
+        Command::Config(ConfigCommand::Schema) => documents::print(documents::SCHEMA).map(|()| 0),
         Command::Sandbox { config } => sandbox::run(config.as_deref()),
+        Command::Completions { shell } => documents::print(shell.completions()).map(|()| 0),
+        Command::Man => documents::print(documents::MANUAL).map(|()| 0),
     };
     ExitCode::from(done.unwrap_or_else(|error| {
         error.print();

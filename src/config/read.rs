@@ -1,6 +1,7 @@
 //! Every key with its default and its bounds, and the rules between keys.
 //!
-//! To add a key: a line here, a paragraph in `config/token-valet.toml`.
+//! To add a key: a line here, a paragraph in `config/token-valet.toml`, and its shape in
+//! `config/token-valet.schema.json`; tests tell what is missing or differs.
 
 use std::path::{Path, PathBuf};
 

@@ -204,7 +204,7 @@ fn wrong_usage_is_2_with_a_way_to_the_usage_on_standard_error() {
 fn help_names_the_commands_and_version_the_version() {
     let help = run(&["--help"], &[]);
     assert_eq!((help.code, help.stderr.as_str()), (0, ""));
-    for command in ["run", "exec", "check", "health", "quit", "config", "sandbox"] {
+    for command in ["run", "exec", "check", "health", "quit", "config", "sandbox", "completions", "man"] {
         let is_named = help.stdout.lines().any(|line| line.trim_start().split(' ').next() == Some(command));
         assert!(is_named, "{command}: {help:?}");
     }
