@@ -35,6 +35,11 @@ def saturate(url: str, connections: int, seconds: int, cpu: int) -> int:
     return answered
 
 
+def warm_up(url: str, connections: int, cpu: int) -> None:
+    """Until connections to the upstream are there; whatever becomes of the requests."""
+    _run(["wrk", "-t1", f"-c{connections}", "-d3s", "--timeout", "10s", "-H", _AUTHORIZATION, url], cpu)
+
+
 @dataclass(frozen=True)
 class Latencies:
     """In microseconds."""
