@@ -22,6 +22,7 @@ pub mod config;
 pub mod confinement;
 pub mod errand;
 pub mod executor;
+pub mod gathered;
 pub mod http_client;
 pub mod listener;
 pub mod metrics;

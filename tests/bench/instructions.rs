@@ -3,6 +3,8 @@
 //!
 //! `cargo run --release --features parts --example instructions` counts; `... -- CASE TIMES` is what is counted.
 
+#![allow(clippy::print_stdout, reason = "it tells what it counted")]
+
 use std::{
     env, fs,
     hint::black_box,
@@ -11,7 +13,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Stdio, exit},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, request::Parts};
@@ -19,34 +21,42 @@ use token_valet::{clock::Clock, parts};
 
 /// What is counted, and the most instructions that it may take each time: those of the last change that moved them,
 /// and a twentieth. Whoever makes one cheaper lowers its bound.
-const CASES: [(&str, fn(u32), u64); 8] = [
-    ("the target", target, 0),
-    ("the target behind a prefix", prefixed_target, 0),
-    ("a look for what may be misread", check, 0),
-    ("the fields of a request", fields_of_request, 0),
-    ("the fields of an answer", fields_of_answer, 0),
-    ("a token", token, 0),
-    ("the verdict on a refusal of the API's own", verdict_on_api, 0),
-    ("the verdict on a refusal of the token", verdict_on_token, 0),
+const CASES: [Case; 8] = [
+    Case { name: "the target", run: target, bound: 0 },
+    Case { name: "the target behind a prefix", run: prefixed_target, bound: 0 },
+    Case { name: "a look for what may be misread", run: check, bound: 0 },
+    Case { name: "the fields of a request", run: fields_of_request, bound: 0 },
+    Case { name: "the fields of an answer", run: fields_of_answer, bound: 0 },
+    Case { name: "a token", run: token, bound: 0 },
+    Case { name: "the verdict on a refusal of the API's own", run: verdict_on_api, bound: 0 },
+    Case { name: "the verdict on a refusal of the token", run: verdict_on_token, bound: 0 },
 ];
 /// The same for a whole request through the program, with all of its libraries.
-const WHOLE: (&str, u64) = ("a request through the program", 0);
+const WHOLE: u64 = 0;
 /// How far below its bound something may be before the bound says nothing any more.
 const SLACK: f64 = 0.85;
 /// Each is counted for two numbers of times, and the difference is theirs alone.
 const TIMES: [u32; 2] = [100, 1_100];
-const DEADLINE: Duration = Duration::from_secs(60);
+/// How often, and how long apart, the program is tried until it listens: a minute.
+const TRIES: u32 = 1_200;
+const PAUSE: Duration = Duration::from_millis(50);
+
+struct Case {
+    name: &'static str,
+    run: fn(u32),
+    bound: u64,
+}
 
 fn main() {
     let arguments: Vec<String> = env::args().skip(1).collect();
     if let [case, times] = &arguments[..] {
-        let (_, run, _) = CASES.iter().find(|(name, ..)| name == case).expect("a case");
-        run(times.parse().expect("a number"));
+        let case = CASES.iter().find(|one| one.name == case).expect("a case");
+        (case.run)(times.parse().expect("a number"));
         return;
     }
     let mut is_good = true;
     let ourselves = env::current_exe().expect("it runs");
-    for (name, _, bound) in CASES {
+    for Case { name, bound, .. } in CASES {
         let counted = TIMES.map(|times| {
             let mut command = counting(&ourselves);
             instructions(command.args([name, &times.to_string()]).spawn().expect("valgrind is installed"))
@@ -54,7 +64,7 @@ fn main() {
         is_good &= judge(name, per_time(counted), bound);
     }
     let program = program();
-    is_good &= judge(WHOLE.0, per_time(TIMES.map(|times| whole(&program, times))), WHOLE.1);
+    is_good &= judge("a request through the program", per_time(TIMES.map(|times| whole(&program, times))), WHOLE);
     if !is_good {
         exit(1);
     }
@@ -226,14 +236,8 @@ fn free_port() -> SocketAddr {
 }
 
 fn connected(port: SocketAddr) -> TcpStream {
-    let start = Instant::now();
-    loop {
-        match TcpStream::connect(port) {
-            Ok(stream) => return stream,
-            Err(error) => assert!(start.elapsed() < DEADLINE, "nothing listens: {error}"),
-        }
-        thread::sleep(Duration::from_millis(50));
-    }
+    let mut tries = (0..TRIES).map(|_| TcpStream::connect(port).inspect_err(|_| thread::sleep(PAUSE)));
+    tries.find_map(Result::ok).expect("the program listens")
 }
 
 /// A token endpoint at `/token`, and an API that answers 1 KiB to everything else.

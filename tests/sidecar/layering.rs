@@ -39,6 +39,7 @@ const LAYERS: &[Layer] = &[
     Layer { level: 0, module: "certificate", may_use: &[], reason: "what a certificate says of itself" },
     Layer { level: 0, module: "clock", may_use: &[], reason: "time knows nothing of us" },
     Layer { level: 0, module: "executor", may_use: &[], reason: "where tasks run" },
+    Layer { level: 0, module: "gathered", may_use: &[], reason: "how any socket is written to" },
     Layer { level: 0, module: "patience", may_use: &[], reason: "a bound on standing still, whatever it is that does" },
     Layer { level: 0, module: "received", may_use: &[], reason: "the body of a message, from either side" },
     Layer { level: 0, module: "process", may_use: &[], reason: "what is asked of the kernel" },
@@ -83,6 +84,7 @@ const LAYERS: &[Layer] = &[
             All("config"),
             All("tls"),
             All("clock"),
+            All("gathered"),
             All("metrics"),
             All("patience"),
             All("executor"),
@@ -107,7 +109,15 @@ const LAYERS: &[Layer] = &[
     Layer {
         level: 5,
         module: "listener",
-        may_use: &[All("config"), All("executor"), All("metrics"), All("patience"), All("received"), All("shutdown")],
+        may_use: &[
+            All("config"),
+            All("executor"),
+            All("gathered"),
+            All("metrics"),
+            All("patience"),
+            All("received"),
+            All("shutdown"),
+        ],
         reason: "accepts, and knows nothing of what is served",
     },
     Layer {
