@@ -7,7 +7,10 @@ use std::{
 };
 
 use prometheus_client::metrics::{family::Family, gauge::Gauge};
-use tokio::{sync::watch, time::sleep};
+use tokio::{
+    sync::watch,
+    time::{Instant, interval_at},
+};
 
 use crate::{
     certificate::earliest_end,
@@ -73,9 +76,11 @@ impl Certificates {
     pub(super) async fn follow(mut self, mut changes: watch::Receiver<Arc<Config>>, interval: Duration) -> Infallible {
         let mut trust = changes.borrow().upstream.trust.clone();
         let mut token_trust = changes.borrow().token.trust.clone();
+        // Whatever changes meanwhile.
+        let mut looks = interval_at(Instant::now() + interval, interval);
         loop {
             tokio::select! {
-                () = sleep(interval) => {
+                _ = looks.tick() => {
                     if let Some(identity) = self.rotation.as_mut().and_then(Rotation::look) {
                         self.to_show = Some(identity);
                     }

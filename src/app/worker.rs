@@ -51,7 +51,8 @@ impl Workers {
         };
         let mut lanes = Vec::with_capacity(count - 1);
         for number in 1..count {
-            let (lane, inbox) = mpsc::unbounded_channel();
+            // Never full, as each connection in it has its place.
+            let (lane, inbox) = mpsc::channel(places.count());
             lanes.push(lane);
             spawn(number, Source::Lane(inbox))?;
         }
@@ -92,9 +93,9 @@ impl Drop for End {
 /// Where a thread's connections come from.
 enum Source {
     /// The port itself; all but every so-manieth go to the other threads.
-    Port(Listener, Vec<mpsc::UnboundedSender<Detached>>),
-    /// The thread that has the port. Never holds more than the port has places.
-    Lane(mpsc::UnboundedReceiver<Detached>),
+    Port(Listener, Vec<mpsc::Sender<Detached>>),
+    /// The thread that has the port.
+    Lane(mpsc::Receiver<Detached>),
 }
 
 /// Serves until the drain has begun and no connection is left.
@@ -128,7 +129,7 @@ fn work(
                     match turn.checked_sub(1) {
                         None => serve(accepted),
                         // An error closes the connection: its thread is gone, and so will be this one.
-                        Some(lane) => drop(accepted.detach().map(|detached| lanes[lane].send(detached))),
+                        Some(lane) => drop(accepted.detach().map(|detached| lanes[lane].try_send(detached))),
                     }
                 })
                 .await?;

@@ -45,6 +45,12 @@ impl Places {
         }
     }
 
+    /// How many there are, of both rows.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.max_connections as usize + SURPLUS_CONNECTIONS
+    }
+
     /// A place of either row, the regular one first; `None` if there is not one left.
     pub(super) fn take(&self) -> Option<Place> {
         let of = |row, places: &Arc<Semaphore>| {
@@ -74,6 +80,7 @@ mod tests {
         let rows: Vec<_> = taken.iter().map(super::Place::row).collect();
         assert_eq!(rows[..2], [Row::Regular, Row::Regular]);
         assert_eq!(rows[2..], [Row::Surplus; SURPLUS_CONNECTIONS]);
+        assert_eq!(rows.len(), places.count());
         drop(taken);
         assert_eq!(places.take().map(|place| place.row()), Some(Row::Regular));
     }

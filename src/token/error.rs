@@ -118,7 +118,7 @@ impl FetchError {
             Self::Status { status, .. } => match status.as_u16() {
                 // Temporary by definition (RFC 9110 section 15.4), such as to a page about maintenance.
                 302 | 303 | 307 => Class::Transient,
-                300..=399 | 401 | 403 | 404 | 405 => Class::Configuration,
+                300..=399 | 401 | 403 | 404 | 405 | 415 => Class::Configuration,
                 _ => Class::Transient,
             },
             Self::CodeUsed => Class::GrantGone,

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use token_valet::{config::TokenFault, sandbox::Settings};
 
 use crate::{
-    harness::{ACCOUNTS, Connection, Response, Setup, Sidecar, provider, seconds, wait_for, wait_until},
+    harness::{ACCOUNTS, AtEnd, Connection, Response, Setup, Sidecar, provider, seconds, wait_for, wait_until},
     metrics::{scraped, value},
 };
 
@@ -117,6 +117,7 @@ fn a_flood_at_the_admin_port_keeps_no_request_and_no_token_waiting() {
     sidecar.wait_until_it_serves();
     let is_over = AtomicBool::new(false);
     thread::scope(|scope| {
+        let _end = AtEnd(&is_over);
         for _ in 0..100 {
             scope.spawn(|| {
                 let flood = "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(50);
@@ -135,7 +136,6 @@ fn a_flood_at_the_admin_port_keeps_no_request_and_no_token_waiting() {
         while provider.exchanges().len() < before + 3 {
             sidecar.get(ACCOUNTS).assert_accounts();
         }
-        is_over.store(true, Relaxed);
     });
     wait_until("probes to be answered again", || sidecar.probe("/readyz") == 200);
 }

@@ -35,10 +35,13 @@ fn a_thousand_simultaneous_rejections_cost_one_token_request_and_no_request() {
     let barrier = Barrier::new(1_000);
     provider.revoke_tokens();
     thread::scope(|scope| {
-        let callers: Vec<_> = (0..1_000)
-            .map(|_| {
-                scope.spawn(|| {
-                    let mut caller = sidecar.connect();
+        // Connected here: one that fails within its thread would never come to the barrier.
+        let connections: Vec<_> = (0..1_000).map(|_| sidecar.connect()).collect();
+        let callers: Vec<_> = connections
+            .into_iter()
+            .map(|mut caller| {
+                let barrier = &barrier;
+                scope.spawn(move || {
                     barrier.wait();
                     caller.ask("GET", ACCOUNTS, &[], b"").expect("an answer").assert_accounts();
                 })

@@ -15,7 +15,7 @@ use token_valet::sandbox::{Provider, Settings};
 
 use crate::{
     harness::{
-        ACCOUNTS, Connection, Process, Setup, Sidecar, is_full_drill, provider, seconds, wait_until, with_mount,
+        ACCOUNTS, AtEnd, Connection, Process, Setup, Sidecar, is_full_drill, provider, seconds, wait_until, with_mount,
     },
     metrics::{scraped, value},
 };
@@ -251,6 +251,7 @@ fn no_request_fails_while_the_configuration_changes_again_and_again() {
     let (is_over, served) = (AtomicBool::new(false), AtomicUsize::new(0));
     let (address, first, second) = (sidecar.address, provider.ca_pem().to_owned(), provider.ca_pem().repeat(2));
     thread::scope(|scope| {
+        let _end = AtEnd(&is_over);
         for _ in 0..CALLERS {
             scope.spawn(|| {
                 let pause = Duration::from_secs(1) * CALLERS / rate;
@@ -274,7 +275,6 @@ fn no_request_fails_while_the_configuration_changes_again_and_again() {
             sidecar.setup.replace_file("upstream.ca_file", if version % 2 == 0 { &first } else { &second });
             thread::sleep(Duration::from_millis(100));
         }
-        is_over.store(true, Relaxed);
     });
     let reloads = value(&scraped(&sidecar), r#"config_reloads_total{result="success"}"#);
     #[expect(clippy::print_stderr, reason = "the figures of a drill")]

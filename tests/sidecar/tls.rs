@@ -16,7 +16,7 @@ use token_valet::sandbox::{Provider, Settings};
 
 use self::api::{ALL, Api, Authority, ONLY_1_2, Pair, make_authority, server};
 use crate::{
-    harness::{Process, Setup, Sidecar, provider, wait_until},
+    harness::{Connection, Process, Setup, Sidecar, provider, wait_until},
     metrics::{scraped, value},
     online::check_online,
 };
@@ -326,6 +326,27 @@ fn replaced_client_certificate_is_shown_on_new_connections_of_http_1() {
 #[test]
 fn replaced_client_certificate_is_shown_on_new_connections_of_http_2() {
     assert_rotates("2");
+}
+
+#[test]
+fn client_certificate_is_replaced_also_while_the_configuration_changes_all_the_time() {
+    let (authority, clients) = (Authority::new(), Authority::new());
+    let (first, second) = (clients.client(), clients.client());
+    let api = Api::start(server(&authority.server(), ALL, Some(&clients)));
+    let provider = provider(Settings::default());
+    let setup = before(&provider, &api, &authority).set("reload.poll", "2s");
+    let mut sidecar = with_pair(setup, &first).start();
+    assert_ok(&sidecar);
+    sidecar.setup.replace_file(CERTIFICATE, &second.certificate);
+    sidecar.setup.replace_file(KEY, &second.key);
+    let mut version = 0;
+    wait_until("the new certificate", || {
+        version += 1;
+        sidecar.setup.rewrite("upstream.allow", vec![format!("GET /version/{version}"), "GET /**".to_owned()]);
+        let reloaded = Connection::open(sidecar.admin).ask("POST", "/reload", &[], b"").expect("an answer");
+        assert_eq!(reloaded.status, 200, "{reloaded:?}");
+        times(&sidecar, REPLACED) == 1
+    });
 }
 
 #[test]

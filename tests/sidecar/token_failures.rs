@@ -1,13 +1,16 @@
 //! A token endpoint that fails, in every way: what callers see meanwhile, and that it heals by itself.
 
+use std::io::{BufRead, Write};
+
 use http::StatusCode;
 use token_valet::{
     config::TokenFault,
     sandbox::{Provider, Settings},
 };
 
-use crate::harness::{
-    ACCOUNTS, Connection, Response, Setup, Sidecar, holds_for, provider, seconds, wait_for, wait_until,
+use crate::{
+    harness::{ACCOUNTS, Connection, Response, Setup, Sidecar, holds_for, provider, seconds, wait_for, wait_until},
+    scripted_api::ScriptedApi,
 };
 
 /// The log's line about an exchange that failed.
@@ -166,6 +169,22 @@ fn redirect_is_not_followed_and_the_log_names_the_url() {
     assert_unavailable(&sidecar.get(ACCOUNTS));
     assert_eq!((&line["level"], &line["look_at"]), (&"WARN".into(), &"token.url".into()));
     assert!(line["error"].as_str().is_some_and(|error| error.contains("302")), "{line}");
+}
+
+#[test]
+fn endpoint_that_does_not_take_the_format_is_502_and_the_log_names_the_key() {
+    let endpoint = ScriptedApi::start(|mut stream| {
+        stream.read_until(b'}', &mut Vec::new()).expect("a token request");
+        let answer = b"HTTP/1.1 415 Unsupported Media Type\r\nContent-Length: 0\r\n\r\n";
+        // An error means that the sidecar has gone, which the test will notice.
+        let _ = stream.get_mut().write_all(answer);
+    });
+    let provider = provider(Settings::default());
+    let url = format!("http://{}/token", endpoint.address());
+    let sidecar = Setup::partner(&provider).set("token.url", url).set("token.wait", "60s").start();
+    sidecar.get(ACCOUNTS).assert_problem(502, "token_config");
+    let line = wait_for_a_failure(&sidecar);
+    assert_eq!((&line["level"], &line["look_at"]), (&"ERROR".into(), &"token.body".into()), "{line}");
 }
 
 #[test]
