@@ -22,11 +22,12 @@ pub mod config;
 pub mod confinement;
 pub mod errand;
 pub mod executor;
-#[cfg(fuzzing)]
-pub mod fuzzing;
+pub mod gathered;
 pub mod http_client;
 pub mod listener;
 pub mod metrics;
+#[cfg(any(fuzzing, feature = "parts"))]
+pub mod parts;
 pub mod patience;
 pub mod process;
 pub mod proxy;

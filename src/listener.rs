@@ -11,6 +11,7 @@ mod stream;
 use std::{convert::Infallible, future::poll_fn, io, net::SocketAddr, task::Poll, time::Duration};
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http::{Request, Response, header::EXPECT};
 use http_body::Body;
 use hyper::{body::Incoming, service::service_fn};
@@ -320,8 +321,8 @@ impl Accepted {
         let service = service_fn(|request: Request<Incoming>| {
             let (head, body) = request.into_parts();
             let (body, open) = watch.request(body, head.version, head.headers.contains_key(EXPECT));
-            let answer = handle(Request::from_parts(head, body));
-            async move { Ok::<_, Infallible>(open.with(answer.await, patience)) }
+            // Not by an async block, which would have room for it twice.
+            handle(Request::from_parts(head, body)).map(move |answer| Ok::<_, Infallible>(open.with(answer, patience)))
         });
         let builder = limits.builder();
         let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);

@@ -21,6 +21,7 @@ pub(crate) mod verdict;
 
 use std::{
     cell::{Cell, RefCell},
+    pin::{Pin, pin},
     rc::Rc,
     time::Duration,
 };
@@ -244,7 +245,7 @@ impl Proxy {
                 self.note(generation, response.status());
                 response
             }
-            Verdict::Suspect(response) => self.replay(&outbound, &watch, generation, response).await?,
+            Verdict::Suspect(response) => Box::pin(self.replay(&outbound, &watch, generation, response)).await?,
         };
         Ok(response.map(|body| body.counted(in_flight).told_by(path)))
     }
@@ -266,7 +267,7 @@ impl Proxy {
         let mut connection = match &outbound.upgrade {
             None => self.pool.checkout(outbound.need()).await?,
             // It is sent once only, and an idle connection may be about to close.
-            Some(_) => self.pool.connect(outbound.need()).await?,
+            Some(_) => Box::pin(self.pool.connect(outbound.need())).await?,
         };
         if connection.is_new() {
             // Connecting took its time, in which the token may have expired.
@@ -278,12 +279,13 @@ impl Proxy {
             let is_new = connection.is_new();
             let request = outbound.request(body, connection.protocol(), authorization);
             outbound.measure.sent();
-            match self.head_of(connection.send(request), watch).await? {
+            let sent = pin!(connection.send(request));
+            match self.head_of(sent, watch).await? {
                 Ok(response) => return Ok((generation, self.receive(response, watch)?)),
                 Err(failure) => body = retries.after(failure, is_new, outbound.method, watch)?,
             }
             // Not an idle one again: the API may have closed them all.
-            connection = self.pool.connect(outbound.need()).await?;
+            connection = Box::pin(self.pool.connect(outbound.need())).await?;
             bearer = self.bearer(self.clock.now()).await?;
         }
     }
@@ -306,7 +308,7 @@ impl Proxy {
 
     async fn judge(&self, outbound: &Outbound<'_>, response: Response<ResponseBody>) -> Verdict {
         if self.rejection_statuses.contains(&response.status()) {
-            verdict::judge(response, outbound.method).await
+            Box::pin(verdict::judge(response, outbound.method)).await
         } else {
             Verdict::Answer(response)
         }
@@ -368,16 +370,19 @@ impl Proxy {
     async fn bearer(&self, now: Moment) -> Result<Bearer, ProxyError> {
         match self.tokens.load(now) {
             Some(bearer) => Ok(bearer),
-            None => Ok(self.renewal.token().await?),
+            None => Ok(Box::pin(self.renewal.token()).await?),
         }
     }
 
     /// Waits for the head of the response, `upstream.response_timeout` from the last progress of the upload.
-    async fn head_of<T>(&self, response: impl Future<Output = T>, watch: &UploadWatch) -> Result<T, ProxyError> {
-        tokio::pin!(response);
+    async fn head_of<T>(
+        &self,
+        mut response: Pin<&mut impl Future<Output = T>>,
+        watch: &UploadWatch,
+    ) -> Result<T, ProxyError> {
         let mut deadline = Instant::now() + self.response_timeout;
         loop {
-            match timeout_at(deadline, &mut response).await {
+            match timeout_at(deadline, response.as_mut()).await {
                 Ok(response) => return Ok(response),
                 Err(_elapsed) if watch.waits_for_caller() => deadline = Instant::now() + self.response_timeout,
                 Err(_elapsed) => match watch.last_moved().map(|moved| moved + self.response_timeout) {

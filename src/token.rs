@@ -111,6 +111,14 @@ impl TokenCell {
         token.as_ref().map(|token| token.hard_expiry.saturating_since(now)).filter(|left| !left.is_zero())
     }
 
+    #[cfg(any(fuzzing, feature = "parts"))]
+    pub(crate) fn holding(access_token: &str, now: Moment) -> Option<Self> {
+        let cell = Self::default();
+        let hard_expiry = now + Duration::from_secs(3_600);
+        cell.publish(Token { bearer: Bearer::new(access_token, 1)?, issued_at: now, refresh_at: now, hard_expiry });
+        Some(cell)
+    }
+
     fn publish(&self, token: Token) {
         self.0.store(Some(Arc::new(token)));
     }

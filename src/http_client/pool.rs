@@ -139,7 +139,8 @@ where
                 }
             }
         }
-        self.connect(need).await
+        // Boxed, as it is large and rare: a request's future is moved about with the room for all that may come.
+        Box::pin(self.connect(need)).await
     }
 
     /// A connection that has not lain idle: a new one, or over HTTP/2 one that is believed to be

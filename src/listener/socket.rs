@@ -24,6 +24,8 @@ use tokio::{
     net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixSocket, UnixStream},
 };
 
+use crate::gathered::poll_write_parts;
+
 /// How many connections the kernel completes before they are accepted.
 const BACKLOG: u32 = 1_024;
 
@@ -220,8 +222,8 @@ impl AsyncWrite for Stream {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Tcp(tcp) => Pin::new(tcp).poll_write_vectored(cx, bufs),
-            Self::Unix(unix) => Pin::new(unix).poll_write_vectored(cx, bufs),
+            Self::Tcp(tcp) => poll_write_parts(Pin::new(tcp), cx, bufs),
+            Self::Unix(unix) => poll_write_parts(Pin::new(unix), cx, bufs),
         }
     }
 

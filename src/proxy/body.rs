@@ -42,22 +42,25 @@ pub enum BodyError {
 pub struct ResponseBody(Source);
 
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "nearly all are the API's")]
 enum Source {
-    /// The API's, as it comes, after what was read of it already.
-    Api {
-        start: Option<Box<Start>>,
-        body: PooledBody<Upload>,
-        patience: Patience,
-        in_flight: Option<InFlight>,
-        measure: Option<Measure>,
-        /// What was asked for, if it is to be logged that the answer broke off.
-        path: Option<PathAndQuery>,
-        /// Dropped last.
-        _withheld: Option<Withheld>,
-    },
+    /// Boxed, as answers are passed around.
+    Api(Box<ApiBody>),
     /// The sidecar's own.
     Own(Full<Bytes>),
+}
+
+/// The API's, as it comes, after what was read of it already.
+#[derive(Debug)]
+struct ApiBody {
+    start: Option<Start>,
+    body: PooledBody<Upload>,
+    patience: Patience,
+    in_flight: Option<InFlight>,
+    measure: Option<Measure>,
+    /// What was asked for, if it is to be logged that the answer broke off.
+    path: Option<PathAndQuery>,
+    /// Dropped last.
+    _withheld: Option<Withheld>,
 }
 
 /// The part of a body that was read before it is passed on.
@@ -72,7 +75,7 @@ pub(super) struct Start {
 impl ResponseBody {
     /// `withheld` is the guard of a request whose own body never began.
     pub(super) fn api(body: PooledBody<Upload>, idle_timeout: Duration, withheld: Option<Withheld>) -> Self {
-        Self(Source::Api {
+        Self(Source::Api(Box::new(ApiBody {
             start: None,
             body,
             patience: Patience::new(idle_timeout),
@@ -80,7 +83,7 @@ impl ResponseBody {
             measure: None,
             path: None,
             _withheld: withheld,
-        })
+        })))
     }
 
     pub(super) fn own(body: impl Into<Bytes>) -> Self {
@@ -90,39 +93,39 @@ impl ResponseBody {
     /// The API's connection, which is to serve no other request.
     pub(super) fn into_connection(self) -> Option<Connection<Upload>> {
         match self.0 {
-            Source::Api { body, .. } => body.into_connection(),
+            Source::Api(api) => api.body.into_connection(),
             Source::Own(_) => None,
         }
     }
 
     /// Puts back what was read of it.
     pub(super) fn starting_with(mut self, read: Start) -> Self {
-        if let Source::Api { start, .. } = &mut self.0 {
-            *start = Some(Box::new(read));
+        if let Source::Api(api) = &mut self.0 {
+            api.start = Some(read);
         }
         self
     }
 
     /// Has the request counted until the body's last byte.
     pub(super) fn counted(mut self, guard: InFlight) -> Self {
-        if let Source::Api { in_flight, .. } = &mut self.0 {
-            *in_flight = Some(guard);
+        if let Source::Api(api) = &mut self.0 {
+            api.in_flight = Some(guard);
         }
         self
     }
 
     /// Has it measured until its last byte.
     pub(super) fn measured(mut self, by: Measure) -> Self {
-        if let Source::Api { measure, .. } = &mut self.0 {
-            *measure = Some(by);
+        if let Source::Api(api) = &mut self.0 {
+            api.measure = Some(by);
         }
         self
     }
 
     /// Has it logged, with this path, if the answer breaks off.
     pub(super) fn told_by(mut self, asked: Option<PathAndQuery>) -> Self {
-        if let Source::Api { path, .. } = &mut self.0 {
-            *path = asked;
+        if let Source::Api(api) = &mut self.0 {
+            api.path = asked;
         }
         self
     }
@@ -141,60 +144,65 @@ impl Start {
     }
 }
 
+impl ApiBody {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = match self.start.as_mut().and_then(Start::next) {
+            Some(frame) => Some(frame),
+            None => {
+                let frame = Pin::new(&mut self.body).poll_frame(cx);
+                ready!(patiently(&mut self.patience, cx, frame, BodyError::Api))
+            }
+        };
+        match &frame {
+            Some(Ok(frame)) => {
+                if let (Some(measure), Some(data)) = (&self.measure, frame.data_ref()) {
+                    measure.passed(data.len());
+                }
+            }
+            Some(Err(error)) => {
+                if let Some(path) = self.path.take() {
+                    tracing::warn!(path = &*short_path(path.path()), error = %Report(error), "an answer broke off");
+                }
+            }
+            None => {}
+        }
+        Poll::Ready(frame)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let rest = self.body.size_hint();
+        let Some(start) = &self.start else { return rest };
+        let read = start.data.len() as u64;
+        let mut hint = SizeHint::new();
+        hint.set_lower(rest.lower() + read);
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(upper + read);
+        }
+        hint
+    }
+}
+
 impl Body for ResponseBody {
     type Data = Bytes;
     type Error = BodyError;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match &mut self.get_mut().0 {
-            Source::Api { start, body, patience, measure, path, .. } => {
-                let frame = match start.as_mut().and_then(|start| start.next()) {
-                    Some(frame) => Some(frame),
-                    None => {
-                        let frame = Pin::new(&mut *body).poll_frame(cx);
-                        ready!(patiently(patience, cx, frame, BodyError::Api))
-                    }
-                };
-                match &frame {
-                    Some(Ok(frame)) => {
-                        if let (Some(measure), Some(data)) = (measure, frame.data_ref()) {
-                            measure.passed(data.len());
-                        }
-                    }
-                    Some(Err(error)) => {
-                        if let Some(path) = path.take() {
-                            tracing::warn!(path = &*short_path(path.path()), error = %Report(error), "an answer broke off");
-                        }
-                    }
-                    None => {}
-                }
-                Poll::Ready(frame)
-            }
+            Source::Api(api) => api.poll_frame(cx),
             Source::Own(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.0 {
-            Source::Api { start, body, .. } => {
-                start.as_ref().is_none_or(|start| start.is_empty()) && body.is_end_stream()
-            }
+            Source::Api(api) => api.start.as_ref().is_none_or(Start::is_empty) && api.body.is_end_stream(),
             Source::Own(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
-            Source::Api { start: None, body, .. } => body.size_hint(),
-            Source::Api { start: Some(start), body, .. } => {
-                let (rest, read) = (body.size_hint(), start.data.len() as u64);
-                let mut hint = SizeHint::new();
-                hint.set_lower(rest.lower() + read);
-                if let Some(upper) = rest.upper() {
-                    hint.set_upper(upper + read);
-                }
-                hint
-            }
+            Source::Api(api) => api.size_hint(),
             Source::Own(body) => body.size_hint(),
         }
     }

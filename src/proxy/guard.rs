@@ -1,7 +1,7 @@
 //! Which requests are let in at all. Whatever reaches the local port uses the token, so what a web page
 //! could have a browser on this host send is refused, and what the operator did not allow.
 
-use std::fmt;
+use std::{cell::RefCell, fmt};
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Version,
@@ -10,6 +10,7 @@ use http::{
 };
 use subtle::ConstantTimeEq;
 
+use super::headers::lines;
 use crate::{
     config::{AllowedHosts, Config, RequiredHeader, host_name},
     listener::Peer,
@@ -24,6 +25,8 @@ const MAX_WORDS: usize = 100;
 #[derive(Debug)]
 pub(super) struct Guard {
     hosts: AllowedHosts,
+    /// How the last caller that was let in named it: the next one says the same.
+    last_host: RefCell<Vec<u8>>,
     origins: Vec<HeaderValue>,
     required: Option<RequiredHeader>,
     /// Those who may come by a Unix socket; all, if empty.
@@ -90,6 +93,7 @@ impl Guard {
         };
         Self {
             hosts,
+            last_host: RefCell::default(),
             origins: listen.allow_origins.clone(),
             required: listen.require_header.clone(),
             uids: listen.allow_uids.clone(),
@@ -118,9 +122,15 @@ impl Guard {
             (None, None) if head.version < Version::HTTP_11 => return Ok(()),
             (None, None) => b"",
         };
+        if *self.last_host.borrow() == host && !host.is_empty() {
+            return Ok(());
+        }
         let name = std::str::from_utf8(host).ok().and_then(host_name);
-        let is_allowed = name.is_some_and(|name| names.iter().any(|one| one.eq_ignore_ascii_case(name)));
-        if is_allowed { Ok(()) } else { Err(Forbidden::Host(Words::of(host))) }
+        if !name.is_some_and(|name| names.iter().any(|one| one.eq_ignore_ascii_case(name))) {
+            return Err(Forbidden::Host(Words::of(host)));
+        }
+        self.last_host.replace(host.to_vec());
+        Ok(())
     }
 
     fn check_uid(&self, uid: u32) -> Result<(), Forbidden> {
@@ -128,7 +138,7 @@ impl Guard {
     }
 
     fn check_origin(&self, headers: &HeaderMap) -> Result<(), Forbidden> {
-        let mut origins = headers.get_all(ORIGIN).iter();
+        let mut origins = lines(headers, ORIGIN);
         if let Some(origin) = origins.next() {
             let is_allowed = self.origins.iter().any(|one| one.as_bytes().eq_ignore_ascii_case(origin.as_bytes()));
             let is_sole = origins.next().is_none();
@@ -136,7 +146,7 @@ impl Guard {
         }
         // `none` is a person's own doing, such as an address that was typed in.
         let is_ours = |site: &HeaderValue| site == "same-origin" || site == "none";
-        if headers.get_all(FETCH_SITE).iter().all(is_ours) { Ok(()) } else { Err(Forbidden::CrossSite) }
+        if lines(headers, FETCH_SITE).all(is_ours) { Ok(()) } else { Err(Forbidden::CrossSite) }
     }
 
     fn check_required(&self, headers: &mut HeaderMap) -> Result<(), Forbidden> {
@@ -158,13 +168,14 @@ mod tests {
 
     use http::{HeaderName, HeaderValue, Request, Version, request::Parts};
 
-    use super::{Forbidden, Guard, Peer};
+    use super::{Forbidden, Guard, Peer, RefCell};
     use crate::config::{AllowedHosts, RequiredHeader};
 
     const BY_TCP: Peer = Peer::Tcp(SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 1)));
 
     fn guard() -> Guard {
         Guard {
+            last_host: RefCell::default(),
             hosts: AllowedHosts::Only(["localhost", "127.0.0.1", "[::1]", "ob.example"].map(str::to_owned).into()),
             origins: vec![HeaderValue::from_static("http://localhost:3000")],
             required: None,

@@ -7,7 +7,7 @@ use http::{
 };
 use http_body::Body;
 
-use super::{measure::Measure, upgrade::Upgrade, upload::Upload};
+use super::{headers::lines, measure::Measure, upgrade::Upgrade, upload::Upload};
 use crate::{
     config::{self, Origin},
     http_client::{Need, Protocol},
@@ -69,7 +69,7 @@ impl Outbound<'_> {
         match protocol {
             Protocol::Http1 => {
                 headers.insert(HOST, self.api.host.clone());
-                if headers.contains_key(TE) {
+                if lines(headers, TE).next().is_some() {
                     // Of this hop, and named as such (RFC 9110 section 10.1.4).
                     headers.insert(CONNECTION, HeaderValue::from_static("te"));
                 }

@@ -39,6 +39,7 @@ const LAYERS: &[Layer] = &[
     Layer { level: 0, module: "certificate", may_use: &[], reason: "what a certificate says of itself" },
     Layer { level: 0, module: "clock", may_use: &[], reason: "time knows nothing of us" },
     Layer { level: 0, module: "executor", may_use: &[], reason: "where tasks run" },
+    Layer { level: 0, module: "gathered", may_use: &[], reason: "how any socket is written to" },
     Layer { level: 0, module: "patience", may_use: &[], reason: "a bound on standing still, whatever it is that does" },
     Layer { level: 0, module: "received", may_use: &[], reason: "the body of a message, from either side" },
     Layer { level: 0, module: "process", may_use: &[], reason: "what is asked of the kernel" },
@@ -83,6 +84,7 @@ const LAYERS: &[Layer] = &[
             All("config"),
             All("tls"),
             All("clock"),
+            All("gathered"),
             All("metrics"),
             All("patience"),
             All("executor"),
@@ -107,7 +109,15 @@ const LAYERS: &[Layer] = &[
     Layer {
         level: 5,
         module: "listener",
-        may_use: &[All("config"), All("executor"), All("metrics"), All("patience"), All("received"), All("shutdown")],
+        may_use: &[
+            All("config"),
+            All("executor"),
+            All("gathered"),
+            All("metrics"),
+            All("patience"),
+            All("received"),
+            All("shutdown"),
+        ],
         reason: "accepts, and knows nothing of what is served",
     },
     Layer {
@@ -204,9 +214,13 @@ const LAYERS: &[Layer] = &[
     },
     Layer {
         level: 8,
-        module: "fuzzing",
-        may_use: &[Only("proxy", &["ProxyError", "headers", "target", "verdict"]), Only("token", &["client", "wire"])],
-        reason: "shows the fuzz targets what reads the network; nobody else sees it",
+        module: "parts",
+        may_use: &[
+            All("clock"),
+            Only("proxy", &["ProxyError", "headers", "target", "verdict"]),
+            Only("token", &["TokenCell", "client", "wire"]),
+        ],
+        reason: "shows fuzz targets and benchmarks what reads the network; nobody else sees it",
     },
     Layer { level: 9, module: "main", may_use: &[All("cli")], reason: "hands over to the command line" },
 ];

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use http::{HeaderMap, HeaderValue, Request, Version};
 use libfuzzer_sys::fuzz_target;
-use token_valet::fuzzing::{check, check_answer, clean_trailers, headers_to_client, headers_to_upstream};
+use token_valet::parts::{check, check_answer, clean_trailers, headers_to_client, headers_to_upstream};
 use token_valet_fuzz::fields;
 
 /// RFC 9110 sections 7.6.1 and 11.7, RFC 9112 section 6.1, and what old clients send.

@@ -4,7 +4,7 @@
 
 use http::{Method, Uri, uri::PathAndQuery};
 use libfuzzer_sys::fuzz_target;
-use token_valet::fuzzing::target_to_upstream;
+use token_valet::parts::target_to_upstream;
 use token_valet_fuzz::line;
 
 fuzz_target!(|data: &[u8]| {

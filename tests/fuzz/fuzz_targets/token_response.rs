@@ -9,7 +9,7 @@ use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use http::{HeaderMap, HeaderValue, header::DATE};
 use libfuzzer_sys::fuzz_target;
 use serde_json::json;
-use token_valet::fuzzing::{TokenResponse, token_response};
+use token_valet::parts::{TokenResponse, token_response};
 use token_valet_fuzz::line;
 
 const DAY: Duration = Duration::from_secs(86_400);

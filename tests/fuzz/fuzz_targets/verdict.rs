@@ -16,7 +16,7 @@ use http::{
 use libfuzzer_sys::fuzz_target;
 use peak_alloc::PeakAlloc;
 use serde_json::Value;
-use token_valet::fuzzing::is_about_the_token;
+use token_valet::parts::is_about_the_token;
 use token_valet_fuzz::{fields, line};
 
 #[global_allocator]

@@ -1,13 +1,14 @@
-//! What the fuzz targets of `tests/fuzz` call: the functions that read what comes from the network,
-//! which are nobody else's business. Compiled for them alone.
+//! What the fuzz targets of `tests/fuzz` and the counts of `tests/bench/instructions.rs` call: functions that read
+//! what comes from the network, which are nobody else's business. Compiled for them alone.
 
 use std::time::Duration;
 
 use http::{HeaderMap, Method, StatusCode, Uri, request::Parts, uri::PathAndQuery};
 
 use crate::{
+    clock::Moment,
     proxy::{ProxyError, headers, target, verdict},
-    token::{client, wire},
+    token::{TokenCell, client, wire},
 };
 
 /// The request target for the API.
@@ -53,6 +54,12 @@ pub fn clean_trailers(trailers: &mut HeaderMap) {
 #[must_use]
 pub fn is_about_the_token(status: StatusCode, headers: &HeaderMap, body: &[u8], is_head: bool) -> bool {
     verdict::is_about_the_token(status, headers, body, is_head)
+}
+
+/// A cell with a token that can be sent for an hour; `None` if no header can have it.
+#[must_use]
+pub fn token_cell(access_token: &str, now: Moment) -> Option<TokenCell> {
+    TokenCell::holding(access_token, now)
 }
 
 /// What a token endpoint's body says.

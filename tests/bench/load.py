@@ -1,0 +1,85 @@
+"""The load: as much as goes through by `wrk`, and a fixed rate by `h2load`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from upstream import TOKEN
+
+#: A bearer token of the load's own: what injects one replaces it, and what does not needs it.
+_AUTHORIZATION = f"Authorization: Bearer {TOKEN}"
+
+
+def _run(command: list[str], cpu: int) -> str:
+    pin = lambda: os.sched_setaffinity(0, {cpu})  # noqa: E731
+    return subprocess.run(command, capture_output=True, text=True, check=True, preexec_fn=pin).stdout
+
+
+def saturate(url: str, connections: int, seconds: int, cpu: int) -> int:
+    """Requests that were answered 200 while each connection sent the next as soon as it had its answer."""
+    out = _run(["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s", "-H", _AUTHORIZATION, url], cpu)
+    answered = int(re.search(r"(\d+) requests in", out).group(1))
+    for fault in (r"Non-2xx or 3xx responses: (\d+)", r"Socket errors: connect (\d+)", r"read (\d+)", r"write (\d+)", r"timeout (\d+)"):
+        found = re.search(fault, out)
+        if found and int(found.group(1)):
+            raise SystemExit(f"error: {url} was not always answered 200\n\n{out}")
+    if answered == 0:
+        raise SystemExit(f"error: {url} was never answered\n\n{out}")
+    return answered
+
+
+def warm_up(url: str, connections: int, cpu: int) -> None:
+    """Until connections to the upstream are there; whatever becomes of the requests."""
+    _run(["wrk", "-t1", f"-c{connections}", "-d3s", "--timeout", "10s", "-H", _AUTHORIZATION, url], cpu)
+
+
+@dataclass(frozen=True)
+class Latencies:
+    """In microseconds."""
+
+    p50: float
+    p99: float
+    p999: float
+
+
+def at_rate(url: str, connections: int, rate: int, seconds: int, cpu: int, log: Path) -> Latencies | None:
+    """How long answers took at so many requests a second in all; `None` if that rate was not reached."""
+    each = max(rate // connections, 1)
+    log.unlink(missing_ok=True)
+    _run(
+        ["h2load", "--h1", "-t1", f"-c{connections}", f"--rps={each}", f"-D{seconds}", f"--log-file={log}"]
+        + ["-H", _AUTHORIZATION, url],
+        cpu,
+    )
+    rows = [line.split() for line in log.read_text().splitlines()]
+    took = sorted(int(row[2]) for row in rows if row[1] == "200")
+    if len(took) != len(rows):
+        raise SystemExit(f"error: {len(rows) - len(took)} of {len(rows)} requests to {url} were not answered 200")
+    if len(took) < 0.97 * each * connections * seconds:
+        return None
+    at = lambda share: float(took[min(int(share * len(took)), len(took) - 1)])  # noqa: E731
+    return Latencies(at(0.5), at(0.99), at(0.999))
+
+
+@contextlib.contextmanager
+def idle_connections(port: int, path: str, count: int) -> Iterator[None]:
+    """Connections that have each had an answer, and wait."""
+    request = f"GET {path} HTTP/1.1\r\nHost: localhost\r\n{_AUTHORIZATION}\r\n\r\n".encode()
+    with contextlib.ExitStack() as all_of_them:
+        for _ in range(count):
+            connection = all_of_them.enter_context(socket.create_connection(("127.0.0.1", port), 10))
+            connection.sendall(request)
+            answer = b""
+            while not answer.endswith(b"x" * 1_024):
+                part = connection.recv(65_536)
+                if not part:
+                    raise SystemExit("error: a connection was closed before its answer was whole")
+                answer += part
+        yield
