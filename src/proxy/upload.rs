@@ -23,10 +23,19 @@ use crate::{listener::RequestBody, metrics::HttpCounts, patience::Patience};
 /// A request's body on its way to the API.
 #[derive(Debug)]
 pub(super) enum Upload {
-    /// As the caller sends it, once the gate is open.
-    Streamed { incoming: RequestBody, patience: Patience, gate: Option<Gate>, shared: Option<Rc<Shared>> },
-    /// As it was kept when it was first sent, and as it was framed.
-    Again { body: Full<Bytes>, is_chunked: bool },
+    /// Boxed, as most requests have none, and all are passed around.
+    Streamed(Box<Streamed>),
+    /// As it was kept when it was first sent, and as it was framed; or none at all.
+    Whole { body: Full<Bytes>, is_chunked: bool },
+}
+
+/// As the caller sends it, once the gate is open.
+#[derive(Debug)]
+pub(super) struct Streamed {
+    incoming: RequestBody,
+    patience: Patience,
+    gate: Option<Gate>,
+    shared: Rc<Shared>,
 }
 
 /// What the upload, which belongs to the connection, tells the request that it is part of.
@@ -61,32 +70,36 @@ impl Upload {
         memory: &ReplayMemory,
         counts: &HttpCounts,
     ) -> (Self, UploadWatch) {
-        // Most requests have no body and need nothing to be shared.
-        let shared = (!incoming.is_end_stream()).then(|| {
-            Rc::new(Shared {
-                last_moved: Cell::new(None),
-                waits_for_caller: Cell::new(false),
-                fault: Cell::new(None),
-                gatekeeper: gate.as_ref().map(Gate::keeper),
-                is_chunked: incoming.size_hint().exact().is_none(),
-                copy: RefCell::new(Copy::new(memory.clone())),
-                counts: counts.clone(),
-            })
+        if incoming.is_end_stream() {
+            return (Self::none(), UploadWatch::NoBody);
+        }
+        let shared = Rc::new(Shared {
+            last_moved: Cell::new(None),
+            waits_for_caller: Cell::new(false),
+            fault: Cell::new(None),
+            gatekeeper: gate.as_ref().map(Gate::keeper),
+            is_chunked: incoming.size_hint().exact().is_none(),
+            copy: RefCell::new(Copy::new(memory.clone())),
+            counts: counts.clone(),
         });
-        let watch = shared.clone().map_or(UploadWatch::NoBody, UploadWatch::Body);
-        (Self::Streamed { incoming, patience: Patience::new(idle_timeout), gate, shared }, watch)
+        let watch = UploadWatch::Body(Rc::clone(&shared));
+        (Self::Streamed(Box::new(Streamed { incoming, patience: Patience::new(idle_timeout), gate, shared })), watch)
+    }
+
+    fn none() -> Self {
+        Self::Whole { body: Full::default(), is_chunked: false }
     }
 
     /// No body, and not to be sent again.
     pub(super) fn once() -> (Self, UploadWatch) {
-        (Self::Again { body: Full::default(), is_chunked: false }, UploadWatch::Once)
+        (Self::none(), UploadWatch::Once)
     }
 
     /// Who opens the gate that it waits at.
     pub(super) fn gatekeeper(&self) -> Option<&Gatekeeper> {
         match self {
-            Self::Streamed { shared: Some(shared), .. } => shared.gatekeeper.as_ref(),
-            Self::Streamed { shared: None, .. } | Self::Again { .. } => None,
+            Self::Streamed(streamed) => streamed.shared.gatekeeper.as_ref(),
+            Self::Whole { .. } => None,
         }
     }
 }
@@ -97,42 +110,45 @@ impl Body for Upload {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
-            Self::Streamed { incoming, patience, gate, shared } => {
-                if let Some(waiting) = gate {
-                    match ready!(waiting.poll_passage(cx)) {
-                        Passage::Free => *gate = None,
-                        Passage::Unwanted => return Poll::Ready(Some(Err(BodyError::Unwanted))),
-                    }
-                }
-                let frame = Pin::new(&mut *incoming).poll_frame(cx);
-                let frame = patiently(patience, cx, frame, BodyError::Caller);
-                if let Some(shared) = shared {
-                    shared.waits_for_caller.set(frame.is_pending());
-                    if let Poll::Ready(frame) = &frame {
-                        shared.note(frame.as_ref(), incoming.is_end_stream());
-                    }
-                }
-                frame
-            }
-            Self::Again { body, .. } => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
+            Self::Streamed(streamed) => streamed.poll_frame(cx),
+            Self::Whole { body, .. } => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Streamed { incoming, .. } => incoming.is_end_stream(),
+            Self::Streamed(streamed) => streamed.incoming.is_end_stream(),
             // Even an empty one has its last chunk.
-            Self::Again { is_chunked: true, .. } => false,
-            Self::Again { body, is_chunked: false } => body.is_end_stream(),
+            Self::Whole { is_chunked: true, .. } => false,
+            Self::Whole { body, is_chunked: false } => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Streamed { incoming, .. } => incoming.size_hint(),
-            Self::Again { is_chunked: true, .. } => SizeHint::new(),
-            Self::Again { body, is_chunked: false } => body.size_hint(),
+            Self::Streamed(streamed) => streamed.incoming.size_hint(),
+            Self::Whole { is_chunked: true, .. } => SizeHint::new(),
+            Self::Whole { body, is_chunked: false } => body.size_hint(),
         }
+    }
+}
+
+impl Streamed {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Self { incoming, patience, gate, shared } = self;
+        if let Some(waiting) = gate {
+            match ready!(waiting.poll_passage(cx)) {
+                Passage::Free => *gate = None,
+                Passage::Unwanted => return Poll::Ready(Some(Err(BodyError::Unwanted))),
+            }
+        }
+        let frame = Pin::new(&mut *incoming).poll_frame(cx);
+        let frame = patiently(patience, cx, frame, BodyError::Caller);
+        shared.waits_for_caller.set(frame.is_pending());
+        if let Poll::Ready(frame) = &frame {
+            shared.note(frame.as_ref(), incoming.is_end_stream());
+        }
+        frame
     }
 }
 
@@ -206,6 +222,6 @@ impl UploadWatch {
             Self::Once => return None,
             Self::Body(shared) => (shared.copy.borrow().whole()?, shared.is_chunked),
         };
-        Some(Upload::Again { body: Full::new(body), is_chunked })
+        Some(Upload::Whole { body: Full::new(body), is_chunked })
     }
 }

@@ -1,5 +1,5 @@
-//! How many instructions our own part of a request takes in user space, counted by valgrind: the same number on every
-//! machine and in every run of one build, so it can be held to a bound where time cannot.
+//! How many instructions our own part of a request takes in user space, counted by valgrind: nearly the same in every
+//! run of one build, however busy the machine is, so it can be held to a bound where time cannot.
 //!
 //! `cargo run --release --features parts --example instructions` counts; `... -- CASE TIMES` is what is counted.
 
@@ -40,6 +40,8 @@ const TIMES: [u32; 2] = [100, 1_100];
 /// How often, and how long apart, the program is tried until it listens: a minute.
 const TRIES: u32 = 1_200;
 const PAUSE: Duration = Duration::from_millis(50);
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Case {
     name: &'static str,
@@ -59,7 +61,8 @@ fn main() {
     for Case { name, bound, .. } in CASES {
         let counted = TIMES.map(|times| {
             let mut command = counting(&ourselves);
-            instructions(command.args([name, &times.to_string()]).spawn().expect("valgrind is installed"))
+            command.args([name, &times.to_string()]);
+            Counted::start(command).instructions()
         });
         is_good &= judge(name, per_time(counted), bound);
     }
@@ -91,12 +94,29 @@ fn counting(program: &Path) -> Command {
     command
 }
 
-/// Waits for the end of a counted program.
-fn instructions(counted: Child) -> u64 {
-    let output = counted.wait_with_output().expect("it was started");
-    let told = String::from_utf8_lossy(&output.stderr);
-    let count = told.lines().find_map(|line| line.split_once("Collected : ")?.1.trim().parse().ok());
-    count.unwrap_or_else(|| panic!("nothing was counted:\n{told}"))
+/// A program that is counted; it ends with this.
+struct Counted(Child);
+
+impl Counted {
+    fn start(mut command: Command) -> Self {
+        Self(command.spawn().expect("valgrind is installed"))
+    }
+
+    /// Waits for its end.
+    fn instructions(mut self) -> u64 {
+        let mut told = String::new();
+        self.0.stderr.take().expect("it is piped").read_to_string(&mut told).expect("it is text");
+        let count = told.lines().find_map(|line| line.split_once("Collected : ")?.1.trim().parse().ok());
+        count.unwrap_or_else(|| panic!("nothing was counted:\n{told}"))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 fn uri() -> Uri {
@@ -205,18 +225,19 @@ fn program() -> PathBuf {
 /// Instructions of the program from its start to its end, with so many requests in between.
 fn whole(program: &Path, requests: u32) -> u64 {
     let api = provider();
-    let directory = env::temp_dir().join(format!("instructions-{}", std::process::id()));
-    fs::create_dir_all(&directory).expect("there is a place for files");
-    let (file, port) = (directory.join("valet.toml"), free_port());
+    let directory = tempfile::tempdir().expect("there is a place for files");
+    let (file, port) = (directory.path().join("valet.toml"), free_port());
     let text = format!(
         "[listen]\naddress = \"{port}\"\n[upstream]\nurl = \"http://{api}\"\n[token]\nurl = \"http://{api}/token\"\n\
+         timeout = \"60s\"\nwait = \"60s\"\n\
          grant = \"client_credentials\"\nclient_id = \"id\"\n[admin]\naddress = \"127.0.0.1:0\"\n"
     );
     fs::write(&file, text).expect("the place can be written to");
     let mut command = counting(program);
     command.args(["run", "-c"]).arg(&file).env("TOKEN_VALET__TOKEN__CLIENT_SECRET", "secret");
-    let counted = command.spawn().expect("valgrind is installed");
+    let counted = Counted::start(command);
     let mut caller = connected(port);
+    caller.set_read_timeout(Some(PATIENCE)).expect("it is not zero");
     for _ in 0..requests {
         caller
             .write_all(b"GET /api/fdx/5/accounts HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\n\r\n")
@@ -224,11 +245,9 @@ fn whole(program: &Path, requests: u32) -> u64 {
         let head = read_message(&mut caller).expect("an answer");
         assert!(head.starts_with("http/1.1 200"), "{head}");
     }
-    let ended = Command::new("kill").arg(counted.id().to_string()).status().expect("kill is there");
+    let ended = Command::new("kill").arg(counted.0.id().to_string()).status().expect("kill is there");
     assert!(ended.success());
-    let count = instructions(counted);
-    let _ = fs::remove_dir_all(&directory);
-    count
+    counted.instructions()
 }
 
 fn free_port() -> SocketAddr {

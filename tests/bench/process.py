@@ -81,6 +81,18 @@ class Process:
         lines = Path(f"/proc/{self._child.pid}/smaps_rollup").read_text().splitlines()
         return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1_024
 
+    def pause(self) -> None:
+        self._child.send_signal(signal.SIGSTOP)
+
+    @contextlib.contextmanager
+    def resumed(self) -> Iterator[None]:
+        """Has its turn, and is stopped again."""
+        self._child.send_signal(signal.SIGCONT)
+        try:
+            yield
+        finally:
+            self.pause()
+
     def end(self) -> None:
         self._child.send_signal(signal.SIGKILL)
         self._child.wait()

@@ -44,17 +44,17 @@ def table(found) -> str:
         "",
         f"Written by `tests/bench/compare` on {datetime.date.today():%Y-%m-%d}: {_machine()}.",
         "",
-        "Each program has processor 0 to itself; the load (wrk, h2load) and the upstream (nginx) share processor 1. token-valet and",
-        "Envoy obtain a token and refresh it, the others have a fixed one; token-valet counts its metrics meanwhile. The byte",
-        "relay is HAProxy in TCP mode: it parses no HTTP and injects nothing, and is the floor for any proxy on this machine.",
-        f"Medians of {found.rounds} rounds, in which each takes its turn; ratios are made within a round.",
+        "Each program has processor 0; the load (wrk, h2load) and the upstream (nginx) share processor 1. token-valet and Envoy",
+        "obtain a token and refresh it, the others have a fixed one; token-valet counts its metrics meanwhile. The byte relay is",
+        "HAProxy in TCP mode: it parses no HTTP and injects nothing, and is the floor for any proxy on this machine. Medians of",
+        f"{found.rounds} rounds, in which each takes its turn while the others are stopped; ratios are made within a round.",
         "",
         "Versions: " + ", ".join(f"{name} {version}" for name, version in found.versions.items()) + ".",
         "",
     ]
     if found.sizes:
-        out += ["## Start, memory, size", ""]
-        out += _head("", "start to listening, ms", "idle, MiB (PSS)", "after 32 TLS connections, MiB", "each idle connection, KiB", "program, MB")
+        out += ["## Start, memory, size", "", "TLS to the upstream. The size leaves out libraries that a program shares with others.", ""]
+        out += _head("", "start to listening, ms", "after a second of load, MiB (PSS)", "after 32 connections, MiB", "each idle connection, KiB", "program, MB")
         for name in names:
             out.append(
                 _row(
@@ -85,7 +85,8 @@ def table(found) -> str:
             )
         out.append("")
     if found.added:
-        out += ["## Latency added", "", f"At {found.rate:,} requests a second over 32 connections, TLS to the upstream: microseconds more than without a proxy.", ""]
+        out += ["## Latency added", "", f"At {found.rate:,} requests a second over 32 connections, TLS to the upstream: microseconds more than without a proxy,",
+                "when the load itself speaks TLS. A late answer delays the connection's next request.", ""]
         out += _head("", "p50", "p99", "p99.9")
         for name, added in found.added.items():
             cells = ("too much for it",) * 3 if added is None else tuple(f"{v:,.0f}" for v in (added.p50, added.p99, added.p999))
