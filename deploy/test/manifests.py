@@ -15,8 +15,15 @@ DEPLOY = pathlib.Path(__file__).parent.parent
 PROGRAM = os.environ["TOKEN_VALET_STATIC_BIN"]
 # Native sidecars are on by default since 1.29.
 NATIVE = ["1.29", "1.33", "1.37"]
-VERSIONS = {"deployment": NATIVE, "cronjob": NATIVE, "recipient": NATIVE, "classic": ["1.25", "1.28", "1.37"]}
-WORKLOADS = {"Deployment", "StatefulSet", "CronJob"}
+CLASSIC = ["1.25", "1.28", "1.37"]
+VERSIONS = {
+    "deployment": NATIVE,
+    "cronjob": NATIVE,
+    "recipient": NATIVE,
+    "classic": CLASSIC,
+    "classic-job": CLASSIC,
+}
+WORKLOADS = {"Deployment", "StatefulSet", "CronJob", "Job"}
 VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}
 
 
@@ -103,18 +110,36 @@ def check_refuses():
     def spoil_volume(items):
         pod_of(items)["volumes"].append({"name": "host", "hostPath": {"path": "/"}})
 
-    spoilers = [spoil_name, spoil_type, spoil_monitor, spoil_sidecar, spoil_user, spoil_volume]
-    for spoil in spoilers:
-        items = rendered("deployment")
+    def spoil_command(items):
+        pod_of(items)["containers"][0]["command"] = ["wget"]
+
+    def spoil_number(items):
+        pod_of(items)["containers"].append(dict(pod_of(items)["containers"][0], name="other"))
+
+    def spoil_mode(items):
+        pod_of(items)["volumes"][1]["secret"]["defaultMode"] = 0o444
+
+    def spoil_only_user(items):
+        pod_of(items)["containers"][0]["securityContext"]["runAsUser"] = 0
+
+    spoilers = {
+        "deployment": [spoil_name, spoil_type, spoil_monitor, spoil_sidecar, spoil_user, spoil_volume],
+        "classic-job": [spoil_command, spoil_number, spoil_mode, spoil_only_user, spoil_volume],
+    }
+    for overlay, spoil in ((overlay, spoil) for overlay, all_of in spoilers.items() for spoil in all_of):
+        items = rendered(overlay)
         spoil(items)
         try:
             for item in items:
                 check_schema(item, NATIVE[1:2])
             check_restricted(pod_of(items))
+            for item in items:
+                if item["kind"] == "Job":
+                    check_job(item, items)
         except (Fault, ValueError):
             continue
-        raise Fault(f"nothing is found after {spoil.__name__}")
-    return len(spoilers)
+        raise Fault(f"{overlay}: nothing is found after {spoil.__name__}")
+    return sum(map(len, spoilers.values()))
 
 
 def check_sidecar(overlay, pod, labels, items):
@@ -138,10 +163,16 @@ def check_sidecar(overlay, pod, labels, items):
     require(liveness["httpGet"] == {"path": "/livez", "port": port["name"]}, "livenessProbe")
     require("readinessProbe" not in sidecar, "readinessProbe")
     require("lifecycle" not in sidecar, "preStop")
-    resources = sidecar["resources"]
+    check_surroundings(sidecar, pod, labels, items)
+    return {key: value for key, value in sidecar.items() if key not in ("restartPolicy", "volumeMounts")}
+
+
+def check_surroundings(container, pod, labels, items):
+    """What the design demands of the container that the program runs in, and of the pod around it."""
+    resources = container["resources"]
     require("cpu" in resources["requests"] and "cpu" not in resources["limits"], "no limit on the CPU, but a request")
     require("memory" in resources["limits"], "a limit on the memory")
-    require(sidecar["securityContext"]["readOnlyRootFilesystem"] is True, "read-only root")
+    require(container["securityContext"]["readOnlyRootFilesystem"] is True, "read-only root")
     require(pod["automountServiceAccountToken"] is False, "service account token")
 
     volumes = {volume["name"]: volume for volume in pod["volumes"]}
@@ -150,7 +181,7 @@ def check_sidecar(overlay, pod, labels, items):
     names = {(item["kind"], item["metadata"]["name"]) for item in items}
     require(("Secret", secret["secretName"]) in names, "the Secret")
     require(("ConfigMap", volumes["token-valet-config"]["configMap"]["name"]) in names, "the ConfigMap")
-    for mount in sidecar["volumeMounts"]:
+    for mount in container["volumeMounts"]:
         require("subPath" not in mount, f"{mount['name']}: subPath is never renewed")
 
     for item in items:
@@ -158,7 +189,23 @@ def check_sidecar(overlay, pod, labels, items):
         selector = {"NetworkPolicy": spec.get("podSelector"), "PodMonitor": spec.get("selector")}.get(item["kind"])
         if selector:
             require(selector["matchLabels"].items() <= labels.items(), f"{item['kind']} selects another pod")
-    return {key: value for key, value in sidecar.items() if key not in ("restartPolicy", "volumeMounts")}
+
+
+def check_job(workload, items):
+    """Of a Job without a sidecar: its one container is the application and the program, and can end."""
+    spec, template = workload["spec"], workload["spec"]["template"]
+    pod = template["spec"]
+    require("initContainers" not in pod and len(pod["containers"]) == 1, "more than one container")
+    (container,) = pod["containers"]
+    require(container["command"] == ["/token-valet", "exec", "--"] and container["args"], "exec, and a command")
+    for key in ("startupProbe", "livenessProbe", "readinessProbe", "lifecycle", "ports", "env"):
+        require(key not in container, f"{key}: the admin port stays on 127.0.0.1")
+    require(pod["restartPolicy"] == "Never", "restartPolicy")
+    require(spec["backoffLimit"] <= 3 and spec["activeDeadlineSeconds"] <= 3600, "it tries for too long")
+    require(container["terminationMessagePolicy"] == "FallbackToLogsOnError", "terminationMessagePolicy")
+    # shutdown.grace, and the last token request.
+    require(pod["terminationGracePeriodSeconds"] > 25 + 10, "no time for the command's end")
+    check_surroundings(container, pod, template["metadata"]["labels"], items)
 
 
 def check_state(workload, pod):
@@ -235,7 +282,11 @@ def check(overlay, versions):
     template = (spec["jobTemplate"]["spec"] if workload["kind"] == "CronJob" else spec)["template"]
     pod, labels = template["spec"], template["metadata"]["labels"]
     check_restricted(pod)
-    sidecar = check_sidecar(overlay, pod, labels, items)
+    if workload["kind"] == "Job":
+        check_job(workload, items)
+        sidecar = None
+    else:
+        sidecar = check_sidecar(overlay, pod, labels, items)
     if overlay == "recipient":
         check_state(workload, pod)
     if overlay == "classic":
@@ -255,7 +306,8 @@ def main():
         except Fault as fault:
             raise Fault(f"{overlay}: {fault}") from fault
         count += number
-        sidecars.append(sidecar)
+        if sidecar:
+            sidecars.append(sidecar)
     require(all(sidecar == sidecars[0] for sidecar in sidecars), "the sidecar is not the same in all overlays")
     check_others()
     spoiled = check_refuses()

@@ -1,6 +1,8 @@
 """Makes of an overlay what podman can play: writes the pod's YAML to standard output.
 
-Usage: playable.py OVERLAY CERTIFICATE
+Usage: playable.py OVERLAY CERTIFICATE [ARGUMENT...]
+
+The arguments are another command for a Job's container. Podman knows no Job: of one it plays the pod.
 
 What changes: names of images, where the provider is and who vouches for it; the probes go, as podman would run curl
 inside the container, which holds nothing but the program; and what is for the cluster alone.
@@ -12,10 +14,10 @@ import sys
 
 import yaml
 
-overlay, certificate = sys.argv[1], pathlib.Path(sys.argv[2])
+overlay, certificate, arguments = sys.argv[1], pathlib.Path(sys.argv[2]), sys.argv[3:]
 manifests = subprocess.run(["kubectl", "kustomize", overlay], check=True, capture_output=True).stdout
 items = {item["kind"]: item for item in yaml.safe_load_all(manifests)}
-configuration, secret, workload = items["ConfigMap"], items["Secret"], items["Deployment"]
+configuration, secret, workload = items["ConfigMap"], items["Secret"], items.get("Deployment") or items["Job"]
 
 text = configuration["data"]["config.toml"]
 authority = '\nca_file = "/etc/token-valet/ca.pem"'
@@ -25,13 +27,12 @@ configuration["data"]["config.toml"] = (
 )
 configuration["data"]["ca.pem"] = certificate.read_text()
 
-workload["spec"]["replicas"] = 1
 pod = workload["spec"]["template"]["spec"]
 for volume in pod["volumes"]:
     if "secret" in volume:
         # What is the default, but podman 4.3 crashes without it.
         volume["secret"]["optional"] = False
-images = {"token-valet": "localhost/token-valet:test", "app": "localhost/app:test"}
+images = {"token-valet": "localhost/token-valet:test", "app": "localhost/app:test", "report": "localhost/report:test"}
 for container in pod["containers"]:
     container["image"] = images[container["name"]]
     container["imagePullPolicy"] = "Never"
@@ -43,4 +44,10 @@ for container in pod["containers"]:
         # Busybox alone, without the links that its image has.
         script = container["command"][-1].replace("wget", "busybox wget").replace("sleep 10", "busybox sleep 1")
         container["command"] = ["/bin/busybox", "sh", "-c", script]
+    if container["name"] == "report" and arguments:
+        container["args"] = arguments
+if workload["kind"] == "Deployment":
+    workload["spec"]["replicas"] = 1
+else:
+    workload = {"apiVersion": "v1", "kind": "Pod", "metadata": workload["metadata"], "spec": pod}
 yaml.safe_dump_all([configuration, secret, workload], sys.stdout)
