@@ -112,8 +112,8 @@ flight are finished, and the exit code is the command's, or 128 and the number o
 if the command is not found and 126 if it cannot be executed. A signal that comes before the command was started ends \
 the sidecar with 143 (SIGTERM), 130 (SIGINT) or 131 (SIGQUIT), as nothing was done: with 0, a Job would count as done.
 
-The command has the environment, but for TOKEN_VALET__TOKEN__CLIENT_SECRET, the limits and the privileges that the \
-sidecar was started with. `process.confine` has no effect, as it would hold for the command too.";
+The command has the environment, but for TOKEN_VALET__TOKEN__CLIENT_SECRET and systemd's LISTEN_* variables, the limits \
+and the privileges that the sidecar was started with. `process.confine` has no effect, as it would hold for the command too.";
 
 /// Why a command failed; each has its exit code.
 #[derive(Debug, thiserror::Error)]

@@ -30,7 +30,7 @@ use crate::{
 /// What the command's environment lacks of the sidecar's: the only secret that a variable may hold.
 const SECRETS: [&str; 1] = ["TOKEN_VALET__TOKEN__CLIENT_SECRET"];
 /// What tells of sockets that were for the sidecar (sd_listen_fds(3)).
-const SOCKETS: [&str; 4] = ["LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDS", "LISTEN_FDNAMES"];
+const SOCKETS: [&str; 5] = ["LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_FDS_FIRST_FD"];
 /// Where programs are looked for without `PATH` (execvp(3)).
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
 

@@ -16,13 +16,14 @@ from manifests import DEPLOY, NATIVE, Fault, check_configuration, check_restrict
 
 ROOT = DEPLOY.parent
 HEADING = "From nothing to a pod in five minutes"
-# Writes down each call. Of kubectl it does what needs no cluster.
+# Writes down each call. Of kubectl it does what needs no cluster, and for cargo it makes an empty program.
 STAND_IN = f"""#!/bin/sh
 set -eu
 name=$(basename "$0")
 {shlex.quote(sys.executable)} -c 'import json, sys; print(json.dumps(sys.argv[1:]))' "$name" "$@" >>"$CALLS"
 case "$name $1" in
 "kubectl apply") {shutil.which("kubectl")} kustomize "$3" >>"$MADE" ;;
+"cargo build") mkdir -p target/release && touch target/release/token-valet ;;
 "kubectl create") {shutil.which("kubectl")} "$@" --dry-run=client -o yaml >>"$MADE" ;;
 esac
 echo --- >>"$MADE"
@@ -38,16 +39,13 @@ def blocks(readme):
 
 
 def played(script, place):
-    """Runs it as a reader does, who has the repository, what was built, and two files. Returns the calls of what is
-    stood in for, and the objects that would be in the cluster."""
+    """Runs it as a reader does, who has the repository and the secret. Returns the calls of what is stood in for, and
+    the objects that would be in the cluster."""
     shutil.copytree(DEPLOY, place / "deploy", ignore=shutil.ignore_patterns("test"))
-    for name in ("client_secret", "config.toml", "target/release/token-valet"):
-        path = place / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("secret\n")
+    (place / "client_secret").write_text("secret\n")
     programs = place / "programs"
     programs.mkdir()
-    for name in ("docker", "kubectl", "install", "systemctl"):
+    for name in ("cargo", "docker", "kubectl", "install", "systemctl"):
         (programs / name).write_text(STAND_IN)
         (programs / name).chmod(0o755)
     calls, made = place / "calls", place / "made"
@@ -110,14 +108,15 @@ def check_looks(section, script, items):
     quoted = re.search(r'# "(.+)"', script)[1]
     sources = "".join(path.read_text() for path in (ROOT / "src").rglob("*.rs"))
     require(f'"{quoted}"' in sources, f"the log never says: {quoted}")
-    address = next(iter(re.findall(r"address of the API to `(http://localhost:\d+)`", section)), None)
+    address = next(iter(re.findall(r"address of the API to `(http://[^`]+)`", section)), None)
     reference = (ROOT / "config/token-valet.toml").read_text()
     default = re.search(r'^\[listen\].*?^# address = "127.0.0.1:(\d+)"$', reference, re.MULTILINE | re.DOTALL)[1]
-    require(address == f"http://localhost:{default}", f"the application is told to call {address}")
+    require(address == f"http://127.0.0.1:{default}", f"the application is told to call {address}")
 
 
-def check_systemd(section, script):
-    """What is installed is where the unit has it, and the secret is where the configuration looks for it."""
+def check_systemd(script):
+    """What is installed was made before and is where the unit has it, and the secret is where the configuration looks
+    for it."""
     with tempfile.TemporaryDirectory() as directory:
         place = pathlib.Path(directory)
         calls, _ = played(script, place)
@@ -128,25 +127,19 @@ def check_systemd(section, script):
             is_unit = target == "/etc/systemd/system/token-valet.service"
             is_named = re.search(rf"^(ExecStart|LoadCredential)=.*{re.escape(target)}( |$)", unit, re.MULTILINE)
             require(is_unit or is_named, f"the unit does not name {target}")
-    require(re.search(r'client_secret_file = "(.+)"', section)[0] in unit, "the secret is elsewhere")
+        made = (place / "config.toml").read_text()
+    require(re.search(r'client_secret_file = "(.+)"', made)[0] in unit, "the secret is elsewhere")
+    require(of(calls, "cargo") == ["build", "--release"], "another program is built")
     require(of(calls, "systemctl", "enable") == ["--now", "token-valet"], "the unit is not enabled")
     require(len(installed) == 4, f"{len(installed)} files are installed")
 
 
-def check_refuses(script):
-    """That the checks find what they are for."""
-    spoiled = {
-        "deploy/Dockerfile": "deploy/dockerfile",
-        "kustomize/sidecar]": "kustomize/classic]",
-        "newTag: 0.1.0": "newTag: 0.1.1",
-        "--from-file=client_secret": "--from-file=secret=client_secret",
-        "create secret generic token-valet": "create secret generic other",
-        "config.toml >my-pod/config.toml": "config.toml | grep -v grant >my-pod/config.toml",
-    }
+def check_refuses(check, script, spoiled):
+    """That a check finds what it is for."""
     for good, bad in spoiled.items():
         require(good in script, f"{good} is not in the commands")
         try:
-            check_cluster(script.replace(good, bad))
+            check(script.replace(good, bad))
         except (Fault, ValueError):
             continue
         raise Fault(f"nothing is found after {bad}")
@@ -157,8 +150,21 @@ def main():
     section, (cluster, looks, systemd) = blocks((ROOT / "README.md").read_text())
     items = check_cluster(cluster)
     check_looks(section, looks, items)
-    check_systemd(section, systemd)
-    count = check_refuses(cluster)
+    check_systemd(systemd)
+    of_cluster = {
+        "deploy/Dockerfile": "deploy/dockerfile",
+        "kustomize/sidecar]": "kustomize/classic]",
+        "newTag: 0.1.0": "newTag: 0.1.1",
+        "--from-file=client_secret": "--from-file=secret=client_secret",
+        "create secret generic token-valet": "create secret generic other",
+        "config.toml >my-pod/config.toml": "config.toml | grep -v grant >my-pod/config.toml",
+    }
+    of_systemd = {
+        "cargo build --release\n": "\n",
+        "config.toml >config.toml": "config.toml >other.toml",
+        "credentials/token-valet.service/": "credentials/",
+    }
+    count = check_refuses(check_cluster, cluster, of_cluster) + check_refuses(check_systemd, systemd, of_systemd)
     print(
         f"ran: the README's commands, with stand-ins; {len(items)} objects, as the overlays' only schema-checked; "
         f"{count} spoiled ones are refused"

@@ -1,8 +1,8 @@
 "use strict";
 // Looks again every two seconds, and counts down in between. Without scripts the page loads itself anew.
 const [header, main] = [document.querySelector("header"), document.querySelector("main")];
-let answered = performance.now();
-let shown = answered;
+// When what is below was told.
+let shown = performance.now();
 let silent = false;
 
 function tell(state, title, children) {
@@ -24,15 +24,15 @@ async function look() {
     const page = new DOMParser().parseFromString(await answer.text(), "text/html");
     const fresh = page.querySelector("header");
     tell(fresh.className, page.title, [...fresh.children]);
-    [answered, silent] = [performance.now(), false];
+    silent = false;
     // What somebody is about to copy stays.
     if (getSelection().isCollapsed) {
       main.replaceChildren(...page.querySelector("main").children);
-      shown = answered;
+      shown = performance.now();
     }
   } catch {
     silent = true;
-    const age = Math.round((performance.now() - answered) / 1000);
+    const age = Math.round((performance.now() - shown) / 1000);
     const meaning = "The sidecar does not answer this page: has it ended? What is below is " + age + " s old.";
     tell("silent", "no answer - token-valet", [line("h1", "no answer"), line("p", meaning)]);
   }

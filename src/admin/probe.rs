@@ -41,7 +41,9 @@ struct Condition {
 enum Detail {
     None {},
     Pulse {
+        /// Of the last sign of life.
         age_s: u64,
+        /// At more than that, it stands still.
         limit_s: u64,
     },
     Token {

@@ -139,7 +139,8 @@ fn state(status: &Status, left: Option<Duration>, is_ending: bool) -> (&'static 
         ),
         (State::Failing(Class::GrantGone), true) => (
             "degraded",
-            "The user's authorization is gone; the present token serves until it expires. A new code is needed.",
+            "The user's authorization is gone; the present token serves until it expires. A new code or \
+             refresh token is needed.",
         ),
         (State::Failing(Class::Transient) | State::Doubtful, false) => {
             ("unavailable", "There is no valid access token; it heals by itself once the provider gives one.")
@@ -149,7 +150,8 @@ fn state(status: &Status, left: Option<Duration>, is_ending: bool) -> (&'static 
         }
         (State::Failing(Class::GrantGone), false) => (
             "reauthorize",
-            "The user's authorization is gone: have the user authorize again, and replace the file of the code.",
+            "The user's authorization is gone: have the user authorize again, and replace the file of the code or \
+             refresh token.",
         ),
     }
 }

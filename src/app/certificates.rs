@@ -9,7 +9,7 @@ use std::{
 use prometheus_client::metrics::{family::Family, gauge::Gauge};
 use tokio::{
     sync::watch,
-    time::{Instant, interval_at},
+    time::{Instant, MissedTickBehavior, interval_at},
 };
 
 use crate::{
@@ -78,6 +78,8 @@ impl Certificates {
         let mut token_trust = changes.borrow().token.trust.clone();
         // Whatever changes meanwhile.
         let mut looks = interval_at(Instant::now() + interval, interval);
+        // What was missed while the host slept is one look.
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 _ = looks.tick() => {

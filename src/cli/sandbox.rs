@@ -1,7 +1,7 @@
 //! `token-valet sandbox`: the imitation provider, and the ordinary sidecar before it.
 
 use std::{
-    fs, io,
+    env, fs, io,
     path::{Path, PathBuf},
 };
 
@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use super::{CliError, Programs, environment, on_control_thread};
 use crate::{
     app::{self, Setup},
-    config::{Address, Config},
+    config::{Address, Config, ConfigError, Fault, Place, Socket},
     listener::Listener,
     sandbox::{Provider, Settings},
     telemetry,
@@ -24,6 +24,9 @@ pub(super) fn run(file: Option<&Path>) -> Result<u8, CliError> {
         let template = Template::new(file)?;
         // The provider needs to know some of the configuration, and the configuration where the provider is.
         let drawn = template.fill_in(None)?;
+        if let Socket::Systemd(name) = &drawn.listen.address {
+            return Err(template.refusal(name).into());
+        }
         let log = telemetry::init(&drawn.log);
         let settings = Settings {
             client_id: drawn.token.client_id,
@@ -67,6 +70,22 @@ impl Template {
         let supplied = self.supplied(provider).map_err(CliError::Sandbox)?;
         let supplied = supplied.into_iter().map(|(name, value)| (format!("TOKEN_VALET__{name}"), value));
         Ok(Config::parse(&self.name, &self.text, environment().into_iter().chain(supplied))?)
+    }
+
+    /// Why no socket is taken from systemd: that changes the environment, and the provider's threads are there before.
+    fn refusal(&self, name: &str) -> ConfigError {
+        let variable = "TOKEN_VALET__LISTEN__ADDRESS";
+        let place = match env::var_os(variable) {
+            Some(_) => Place::Variable(variable.to_owned()),
+            None => Place::File { path: self.name.clone(), line: None, column: None },
+        };
+        let fault = Fault {
+            key: Some("listen.address".to_owned()),
+            problem: format!("is \"systemd:{name}\", expected an address that the sandbox can open itself"),
+            place,
+            hint: Some("write \"127.0.0.1:8080\", or `unix:` and a path".to_owned()),
+        };
+        fault.into()
     }
 
     fn supplied(&self, provider: Option<&Provider>) -> io::Result<Vec<(&'static str, String)>> {

@@ -119,9 +119,13 @@ pub(super) fn take(name: &str, listen: &Listen) -> Result<(Bound, Address), Pass
 
 /// Has those that were passed in vain told.
 pub(super) fn leave() {
-    // Else there are none, or they are not for this process.
-    if let Ok(names) = names() {
-        warn_of(names.iter());
+    match names() {
+        Ok(names) => warn_of(names.iter()),
+        Err(PassedError::Variables(error)) => {
+            tracing::warn!(%error, "what tells of passed sockets makes no sense: nobody is served there");
+        }
+        // There are none, or they are not for this process.
+        Err(_) => {}
     }
 }
 
@@ -131,6 +135,10 @@ fn names() -> Result<Vec<String>, PassedError> {
     let whose = env::var("LISTEN_PID").map_err(|_| PassedError::Nothing)?.parse();
     if let Some(other) = whose.ok().filter(|pid| *pid != process::id()) {
         return Err(PassedError::Others(other));
+    }
+    // Not systemd's: names count from 3, and the sockets would from elsewhere.
+    if env::var_os("LISTEN_FDS_FIRST_FD").is_some() {
+        return Err(PassedError::Variables(io::Error::other("LISTEN_FDS_FIRST_FD is set")));
     }
     let passed = sd_notify::listen_fds_with_names().map_err(PassedError::Variables)?;
     let names: Vec<String> = passed.map(|(_, name)| name).collect();

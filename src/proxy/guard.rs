@@ -25,7 +25,8 @@ const MAX_WORDS: usize = 100;
 #[derive(Debug)]
 pub(super) struct Guard {
     hosts: AllowedHosts,
-    /// How the last caller that was let in named it: the next one says the same.
+    /// How the last caller that was let in named it: the next one says the same. Of each thread one, no longer than a
+    /// request's head, which `listen.max_header_bytes` bounds.
     last_host: RefCell<Vec<u8>>,
     origins: Vec<HeaderValue>,
     required: Option<RequiredHeader>,
@@ -218,6 +219,16 @@ mod tests {
         assert!(ask(Version::HTTP_11, "http://evil.example/", &[("host", "localhost")]).is_err());
         assert_eq!(ask(Version::HTTP_10, "/", &[]), Ok(()), "no browser speaks it");
         assert!(ask(Version::HTTP_11, "/", &[]).is_err());
+    }
+
+    #[test]
+    fn the_name_that_was_let_in_last_lets_no_other_in() {
+        let guard = guard();
+        let ask = |fields: &[(&'static str, &str)]| guard.admit(&mut request(Version::HTTP_11, "/", fields), BY_TCP);
+        for host in ["evil.example", "evil.example", "localhost", "evil.example", "localhost", "localhost"] {
+            assert_eq!(ask(&[("host", host)]).is_ok(), host == "localhost", "{host}");
+        }
+        assert!(matches!(ask(&[]), Err(Forbidden::Host(_))));
     }
 
     #[test]

@@ -35,11 +35,11 @@ def binary() -> Path:
     return path
 
 
-def wait_for(what: str, probe: Callable[[], T | None]) -> T:
+def wait_for(what: str, probe: Callable[[], T | None], patience: float = DEADLINE) -> T:
     """Waits until the probe finds something true."""
     start = time.monotonic()
     while not (found := probe()):
-        if time.monotonic() - start > DEADLINE:
+        if time.monotonic() - start > patience:
             raise AssertionError(f"waited in vain for {what}")
         time.sleep(_POLL)
     return found

@@ -15,9 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import sidecar
+
 #: How long anything may take before it counts as a failure: far longer than it needs on a busy machine.
 DEADLINE = 60.0
-_POLL = 0.05
 
 Message = dict[str, Any]
 T = TypeVar("T")
@@ -188,11 +189,6 @@ class Tab:
         return thrown + logged + called + issues
 
 
-def wait_for(what: str, probe: Callable[[], T]) -> T:
-    """Waits until the probe finds something true."""
-    start = time.monotonic()
-    while not (found := probe()):
-        if time.monotonic() - start > DEADLINE:
-            raise AssertionError(f"waited in vain for {what}")
-        time.sleep(_POLL)
-    return found
+def wait_for(what: str, probe: Callable[[], T | None]) -> T:
+    """Waits until the probe finds something true, as long as a browser may take."""
+    return sidecar.wait_for(what, probe, DEADLINE)

@@ -66,7 +66,7 @@ class StatusPage(Neighbour):
             for name, claim in told.items():
                 self.assertIn(f"{name}\n{claim}", self.tab.text)
             self.assertRegex(self.tab.text, r"expires in \d s")
-            self.assertRegex(self.tab.text, r"[12] tokens? and 0 failures in \d+ s")
+            self.assertRegex(self.tab.text, r"\d+ tokens? and 0 failures in \d+ s")
             self.assertIn("2 requests, 1 error", self.tab.text)
             pictures = [f"document.querySelectorAll('svg rect.{name}').length" for name in ["life", "requests", "errors"]]
             self.assertNotIn(0, [self.tab.value(picture) for picture in pictures])
@@ -81,7 +81,10 @@ class StatusPage(Neighbour):
         seen: list[int] = []
 
         def has_counted() -> bool:
-            left = int(self.tab.value("parseInt(document.getElementById('left').textContent)"))
+            left = self.tab.value("parseInt(document.getElementById('left')?.textContent)")
+            if left is None:
+                # For a moment there may be no token.
+                return False
             if not seen or left != seen[-1]:
                 seen.append(left)
             # Down by single seconds, then up again: that is another token.
@@ -169,8 +172,8 @@ class StatusPage(Neighbour):
 
     def test_what_somebody_selects_stays(self) -> None:
         sidecar = self._opened(self.configuration())
-        first = self._generation()
         self.tab.value("getSelection().selectAllChildren(document.querySelector('dl')); 0")
+        first = self._generation()
         self._ask_for_a_refresh(sidecar)
         wait_for("the next token", lambda: self._status(sidecar)["generation"] > first)
         self._wait_for_looks(1)

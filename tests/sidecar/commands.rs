@@ -239,6 +239,25 @@ fn sandbox_serves_accounts_without_any_configuration() {
 }
 
 #[test]
+fn sandbox_takes_no_socket_from_systemd_and_says_so() {
+    let shell = Shell::new();
+    let token = "[token]\ngrant = \"client_credentials\"\nclient_id = \"me\"\n";
+    let file = shell.file("sandbox.toml", &format!("{token}[listen]\naddress = \"systemd:valet\"\n"));
+    let by_variable = [("TOKEN_VALET__LISTEN__ADDRESS", "systemd:valet")];
+    for (arguments, environment, place) in [
+        (&["sandbox", "-c", &file][..], &[][..], file.as_str()),
+        (&["sandbox"], &by_variable, "environment variable `TOKEN_VALET__LISTEN__ADDRESS`"),
+    ] {
+        let done = run(arguments, environment);
+        assert_eq!(done.code, 78, "{done:?}");
+        let told = format!(
+            "error: `listen.address` is \"systemd:valet\", expected an address that the sandbox can open itself\n  in {place}\n"
+        );
+        assert!(done.stderr.starts_with(&told), "{done:?}");
+    }
+}
+
+#[test]
 fn the_readme_s_configurations_have_no_fault_once_their_files_exist() {
     let readme = include_str!("../../README.md");
     let examples: Vec<&str> =

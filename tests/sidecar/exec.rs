@@ -229,11 +229,16 @@ fn exec_without_a_command_is_wrong_usage() {
 fn the_command_has_the_environment_without_the_client_secret() {
     let provider = provider(Settings::default());
     let secret = Settings::default().client_secret;
-    let environment = [("TOKEN_VALET__TOKEN__CLIENT_SECRET", secret.as_str()), ("OF_THE_COMMAND", "its own")];
+    let environment = [
+        ("TOKEN_VALET__TOKEN__CLIENT_SECRET", secret.as_str()),
+        ("LISTEN_FDS_FIRST_FD", "4"),
+        ("OF_THE_COMMAND", "its own"),
+    ];
     let setup = Setup::partner(&provider).unset("token.client_secret_file");
     let variables = printed(&setup, "env", &environment);
     assert!(variables.contains("\nOF_THE_COMMAND=its own\n") || variables.starts_with("OF_THE_COMMAND=its own\n"));
     assert!(!variables.contains("CLIENT_SECRET") && !variables.contains(&secret), "{variables}");
+    assert!(!variables.contains("LISTEN_"), "{variables}");
 }
 
 #[test]

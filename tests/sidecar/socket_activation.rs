@@ -94,8 +94,11 @@ fn place(socket: impl AsFd) -> String {
 
 /// What a process has open.
 fn open_files(process: &Process) -> String {
-    let files = fs::read_dir(format!("/proc/{}/fd", process.id())).into_iter().flatten().flatten();
-    files.filter_map(|file| Some(fs::read_link(file.path()).ok()?.to_string_lossy().into_owned() + "\n")).collect()
+    let files = fs::read_dir(format!("/proc/{}/fd", process.id())).expect("it runs, and this is root's or its user's");
+    files
+        .flatten()
+        .filter_map(|file| Some(fs::read_link(file.path()).ok()?.to_string_lossy().into_owned() + "\n"))
+        .collect()
 }
 
 #[track_caller]
@@ -157,6 +160,7 @@ fn a_drain_leaves_new_callers_to_the_next_one_and_finishes_its_own() {
     wait_until("a token", || caller.ask("GET", ACCOUNTS, &[], b"").is_ok_and(|answer| answer.status == 200));
     caller.send_head("GET", "/sandbox/slow/1500", &[]).expect("it listens");
     wait_until("the API to have it", || provider.requests().iter().any(|seen| seen.target == "/sandbox/slow/1500"));
+    assert!(open_files(&process).contains(&place(&port)));
     process.signal(Signal::TERM);
     // By this process alone.
     wait_until("the port to be closed", || !open_files(&process).contains(&place(&port)));
@@ -230,6 +234,11 @@ fn the_one_of_the_name_is_taken_and_the_others_are_told() {
     let process = unit([passed(&port)], "token-valet").run(&setup);
     assert_eq!(process.logged(told)["names"], "token-valet");
     end(process);
+    let process = Unit { pid: "none", ..unit([passed(&port)], "token-valet") }.run(&setup);
+    let error =
+        process.logged("what tells of passed sockets makes no sense: nobody is served there")["error"].to_string();
+    assert!(error.contains("invalid LISTEN_PID"), "{error}");
+    end(process);
 }
 
 #[test]
@@ -247,6 +256,10 @@ fn without_the_one_socket_of_the_name_it_does_not_start_and_says_what_helps() {
         (
             Unit { pid: "none", ..unit([port()], "token-valet") }.refused(&setup),
             ["LISTEN_PID, LISTEN_FDS and LISTEN_FDNAMES make no sense", "invalid LISTEN_PID"],
+        ),
+        (
+            Unit { pid: "$$ LISTEN_FDS_FIRST_FD=4", ..unit([port(), port()], "token-valet:other") }.refused(&setup),
+            ["LISTEN_PID, LISTEN_FDS and LISTEN_FDNAMES make no sense", "LISTEN_FDS_FIRST_FD is set"],
         ),
         (
             unit([port(), port()], "token-valet").refused(&setup),

@@ -1,6 +1,6 @@
 //! What is printed, held to the command line as it is.
 //!
-//! After a change of the commands, `TOKEN_VALET_WRITE=1 cargo test --lib documents` writes the files anew.
+//! After a change of the commands, `TOKEN_VALET_WRITE=1 cargo test --lib documents` writes the files anew, and fails.
 
 use std::{env, fs, path::Path};
 
@@ -18,20 +18,24 @@ const FILES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/cli/documents");
 /// Between them stands in the manual page what is made of the command line.
 const COMMANDS: [&str; 2] = [".SH COMMANDS\n", ".SH \"EXIT STATUS\"\n"];
 
-/// Compares, or writes.
+/// Compares the files with their text and what is expected, or writes all of them. That fails too: nothing was compared.
 #[track_caller]
-fn assert_up_to_date(file: &str, text: &str, expected: &str) {
+fn assert_up_to_date(files: &[(&str, &str, String)]) {
     if env::var_os("TOKEN_VALET_WRITE").is_some() {
-        fs::write(Path::new(FILES).join(file), expected).expect("a writable source");
-    } else {
-        let what_to_do = "to write it anew: TOKEN_VALET_WRITE=1 cargo test --lib documents";
+        for (file, _, expected) in files {
+            fs::write(Path::new(FILES).join(file), expected).expect("a writable source");
+        }
+        panic!("written; run again without TOKEN_VALET_WRITE");
+    }
+    let what_to_do = "to write it anew: TOKEN_VALET_WRITE=1 cargo test --lib documents";
+    for (file, text, expected) in files {
         assert!(text == expected, "{file} is not what is made of the command line; {what_to_do}");
     }
 }
 
 #[test]
 fn completions_are_those_of_the_command_line() {
-    for shell in Shell::value_variants() {
+    let document = |shell: &Shell| {
         let (file, maker) = match shell {
             Shell::Bash => ("token-valet.bash", aot::Shell::Bash),
             Shell::Zsh => ("_token-valet", aot::Shell::Zsh),
@@ -43,8 +47,10 @@ fn completions_are_those_of_the_command_line() {
         generate(maker, &mut Cli::command(), "token-valet", &mut made);
         let made = String::from_utf8(made).expect("text");
         // In bash, a name with a hyphen is spelt in two ways: https://github.com/clap-rs/clap/issues/6421.
-        assert_up_to_date(file, shell.completions(), &made.replace("token__subcmd__valet", "token__valet"));
-    }
+        (file, shell.completions(), made.replace("token__subcmd__valet", "token__valet"))
+    };
+    let documents: Vec<_> = Shell::value_variants().iter().map(document).collect();
+    assert_up_to_date(&documents);
 }
 
 #[test]
@@ -57,7 +63,7 @@ fn the_manual_page_tells_the_commands_and_options_of_the_command_line() {
     cli.build();
     let mut made = String::new();
     commands(&cli, &mut made);
-    assert_up_to_date("token-valet.1", MANUAL, &[before, start, &made, end, after].concat());
+    assert_up_to_date(&[("token-valet.1", MANUAL, [before, start, &made, end, after].concat())]);
 }
 
 fn without_help(command: Command) -> Command {
