@@ -83,7 +83,7 @@ def at_rate(target: Target, connections: int, rate: int, seconds: int, cpu: int,
 def idle_connections(port: int, path: str, with_token: bool, count: int) -> Iterator[None]:
     """Connections that have each had an answer, and wait."""
     fields = f"{_AUTHORIZATION}\r\n" if with_token else ""
-    request = f"GET {path} HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n".encode()
+    request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n{fields}\r\n".encode()
     with contextlib.ExitStack() as all_of_them:
         for _ in range(count):
             connection = all_of_them.enter_context(socket.create_connection(("127.0.0.1", port), 10))
