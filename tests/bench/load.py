@@ -7,6 +7,7 @@ import os
 import re
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,16 +35,21 @@ def _run(command: list[str], cpu: int) -> str:
 
 
 def saturate(target: Target, connections: int, seconds: int, cpu: int) -> int:
-    """Requests that were answered 200 while each connection sent the next as soon as it had its answer."""
+    """Requests that were answered 200 while each connection sent the next as soon as it had its answer.
+
+    What fails does not count, and is told; where more than a twentieth does, there is nothing to compare.
+    """
     out = _run(["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s", *target.arguments], cpu)
     answered = int(re.search(r"(\d+) requests in", out).group(1))
-    for fault in (r"Non-2xx or 3xx responses: (\d+)", r"Socket errors: connect (\d+)", r"read (\d+)", r"write (\d+)", r"timeout (\d+)"):
-        found = re.search(fault, out)
-        if found and int(found.group(1)):
-            raise SystemExit(f"error: {target.url} was not always answered 200\n\n{out}")
-    if answered == 0:
-        raise SystemExit(f"error: {target.url} was never answered\n\n{out}")
-    return answered
+    refused = re.search(r"Non-2xx or 3xx responses: (\d+)", out)
+    broken = re.search(r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", out)
+    failed = int(refused.group(1)) if refused else 0
+    lost = sum(int(count) for count in broken.groups()) if broken else 0
+    if 20 * (failed + lost) > answered or answered == 0:
+        raise SystemExit(f"error: {target.url} was not answered 200\n\n{out}")
+    if failed + lost:
+        print(f"{target.url}: {failed + lost} of {answered} requests failed", file=sys.stderr)
+    return answered - failed
 
 
 def warm_up(target: Target, connections: int, cpu: int) -> None:

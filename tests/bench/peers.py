@@ -204,6 +204,7 @@ class Envoy(Peer):
             address = f"{{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }}"
             return f"""  - name: {name}
     connect_timeout: 3s
+    circuit_breakers: {{ thresholds: [{{ max_connections: 4096, max_pending_requests: 4096, max_requests: 4096 }}] }}
     load_assignment: {{ cluster_name: {name}, endpoints: [{{ lb_endpoints: [{{ endpoint: {{ address: {address} }} }}] }}] }}
     {more}
 """
