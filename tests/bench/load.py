@@ -17,6 +17,10 @@ from upstream import TOKEN
 _AUTHORIZATION = f"Authorization: Bearer {TOKEN}"
 
 
+class NoAnswers(Exception):
+    """Too much went wrong for what went well to be compared."""
+
+
 @dataclass(frozen=True)
 class Target:
     """Whom to ask: with the token, where nobody on the way adds one."""
@@ -46,7 +50,7 @@ def saturate(target: Target, connections: int, seconds: int, cpu: int) -> int:
     failed = int(refused.group(1)) if refused else 0
     lost = sum(int(count) for count in broken.groups()) if broken else 0
     if 20 * (failed + lost) > answered or answered == 0:
-        raise SystemExit(f"error: {target.url} was not answered 200\n\n{out}")
+        raise NoAnswers(f"{target.url} was not answered 200\n\n{out}")
     if failed + lost:
         print(f"{target.url}: {failed + lost} of {answered} requests failed", file=sys.stderr)
     return answered - failed
@@ -78,7 +82,7 @@ def at_rate(target: Target, connections: int, rate: int, seconds: int, cpu: int,
     rows = [line.split() for line in log.read_text().splitlines()]
     took = sorted(int(row[2]) for row in rows if row[1] == "200")
     if len(took) != len(rows):
-        raise SystemExit(f"error: {len(rows) - len(took)} of {len(rows)} requests to {target.url} were not answered 200")
+        raise NoAnswers(f"{len(rows) - len(took)} of {len(rows)} requests to {target.url} were not answered 200")
     if len(took) < 0.97 * each * connections * seconds:
         return None
     at = lambda share: float(took[min(int(share * len(took)), len(took) - 1)])  # noqa: E731

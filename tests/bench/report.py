@@ -10,7 +10,7 @@ from collections.abc import Callable
 from html import escape
 from pathlib import Path
 
-FIRST, REFERENCE = "token-valet", "nginx"
+REFERENCE = "nginx"
 
 
 def _row(*cells: str) -> str:
@@ -26,11 +26,20 @@ def _machine() -> str:
     return f"{models[0] if models else platform.machine()}, {os.cpu_count()} processors, Linux {platform.release()}"
 
 
+def median(turns: list, of: Callable) -> float | None:
+    """Of the turns in which there were answers; `None` if there was none."""
+    values = [of(turn) for turn in turns if turn is not None]
+    return statistics.median(values) if values else None
+
+
+def number(value: float | None, form: str = ",.0f") -> str:
+    return "no answers" if value is None else format(value, form)
+
+
 def ratio(runs: dict, name: str, to: str) -> float | None:
     """Requests per processor second against another's, made in each round."""
-    if to not in runs or name not in runs:
-        return None
-    return statistics.median(one.per_cpu_second / other.per_cpu_second for one, other in zip(runs[name], runs[to]))
+    pairs = [(one, other) for one, other in zip(runs.get(name, ()), runs.get(to, ())) if one and other]
+    return statistics.median(one.per_cpu_second / other.per_cpu_second for one, other in pairs) if pairs else None
 
 
 def _times(value: float | None) -> str:
@@ -72,15 +81,15 @@ def table(found) -> str:
         out += [f"### {scenario}", ""]
         out += _head("", "requests per CPU second", f"x {REFERENCE}", "user µs", "system µs", "requests a second")
         for name in names:
-            median: Callable = lambda of: statistics.median(of(run) for run in runs[name])  # noqa: E731, B023
+            turns = runs[name]
             out.append(
                 _row(
                     name,
-                    f"{median(lambda r: r.per_cpu_second):,.0f}",
+                    number(median(turns, lambda r: r.per_cpu_second)),
                     _times(ratio(runs, name, REFERENCE)),
-                    f"{median(lambda r: 1e6 * r.user / r.requests):.1f}",
-                    f"{median(lambda r: 1e6 * r.system / r.requests):.1f}",
-                    f"{median(lambda r: r.requests / r.seconds):,.0f}",
+                    number(median(turns, lambda r: 1e6 * r.user / r.requests), ".1f"),
+                    number(median(turns, lambda r: 1e6 * r.system / r.requests), ".1f"),
+                    number(median(turns, lambda r: r.requests / r.seconds)),
                 )
             )
         out.append("")
@@ -108,7 +117,7 @@ def picture(found) -> str:
     """Bars: requests per processor second against nginx's."""
     names, bar, gap, left, width = list(found.versions), 13, 22, 96, 640
     ratios = {s: {n: ratio(runs, n, REFERENCE) for n in names} for s, runs in found.runs.items()}
-    most = max(value for row in ratios.values() for value in row.values() if value is not None)
+    most = max((value for row in ratios.values() for value in row.values() if value is not None), default=1)
     scale = (width - left - 48) / most
     colors = ("#0b6e4f", "#7a8b99", "#7a8b99", "#7a8b99", "#7a8b99", "#c9d1d8")
     parts, y = [], 34
