@@ -5,6 +5,7 @@ mod connection;
 mod dial;
 mod greeting;
 mod pool;
+mod shelf;
 mod stream;
 
 use std::{
@@ -30,6 +31,7 @@ pub use self::{
     connection::{Connection, PooledBody, SendError},
     greeting::Greeting,
     pool::Pool,
+    shelf::Kept,
     stream::Stream,
 };
 use crate::{

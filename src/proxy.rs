@@ -48,7 +48,7 @@ use self::{
 use crate::{
     clock::{Clock, Moment},
     config::{Config, Forwarded},
-    http_client::{Connector, Pool, PooledBody},
+    http_client::{Connector, Kept, Pool, PooledBody},
     listener::RequestBody,
     metrics::{Answerer, HttpCounts, HttpMetrics, Metrics, Rejection},
     token::{Bearer, FollowUp, Renewal, Replay, TokenCell},
@@ -125,8 +125,9 @@ impl Proxy {
         metrics: &ProxyMetrics,
     ) -> Self {
         let counts = metrics.http.of_this_thread();
+        let kept = Kept { idle: config.upstream.pool_max_idle, of_burst: config.kept_of_burst() };
         Self {
-            pool: Pool::new(connector, config.upstream.pool_max_idle, counts.connections()),
+            pool: Pool::new(connector, kept, counts.connections()),
             pool_idle_timeout: config.upstream.pool_idle_timeout,
             guard: Guard::new(config),
             live: RefCell::new(Rc::new(Live::new(config))),
@@ -151,10 +152,10 @@ impl Proxy {
     /// Closes connections to the API that nobody uses, and gives up uploads that the API leaves standing. Never
     /// completes; to be spawned once.
     pub fn sweeps_pool(&self) -> impl Future<Output = ()> + use<> {
-        let connections = self.pool.sweeps(self.pool_idle_timeout);
+        let (surplus, connections) = (self.pool.trims(), self.pool.sweeps(self.pool_idle_timeout));
         let uploads = self.pool.gives_up_uploads(self.idle_body_timeout);
         async {
-            tokio::join!(connections, uploads);
+            tokio::join!(surplus, connections, uploads);
         }
     }
 

@@ -357,6 +357,14 @@ fn refuse_shared_address(s: &mut Source, config: &Config) {
     }
 }
 
+impl Config {
+    /// How many connections to the API each thread keeps for a while after a burst, beyond `upstream.pool_max_idle`:
+    /// its share of `upstream.max_in_flight`. Where none is kept, none of a burst is either.
+    pub(crate) fn kept_of_burst(&self) -> usize {
+        if self.upstream.pool_max_idle == 0 { 0 } else { self.upstream.max_in_flight / self.listen.threads }
+    }
+}
+
 /// Beside what the limits allow: a few for each thread, the log, secret files, and the token endpoint.
 const OTHER_FILES: usize = 64;
 
@@ -368,6 +376,8 @@ fn refuse_more_files_than_may_be_open(s: &mut Source, config: &Config) {
         config.admin.max_connections + SURPLUS_CONNECTIONS,
         upstream.max_in_flight,
         upstream.pool_max_idle * listen.threads,
+        // What a burst leaves on all threads but the one that has the next.
+        config.kept_of_burst() * (listen.threads - 1),
     ];
     let needed = connections.iter().sum::<usize>() + 4 * listen.threads + OTHER_FILES;
     let permitted = process::max_open_files();

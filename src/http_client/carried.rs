@@ -14,7 +14,7 @@ use std::{
 
 use http_body::{Body, Frame, SizeHint};
 
-use super::pool::Multiplexed;
+use super::shelf::Multiplexed;
 
 /// The origin has answered, and takes no more of the request.
 #[derive(Debug, thiserror::Error)]

@@ -17,7 +17,7 @@ use hyper::client::conn::http1;
 use super::{
     Protocol,
     carried::{Carried, Slot, StreamBody},
-    pool::{Multiplexed, Shelf},
+    shelf::{Multiplexed, Shelf},
 };
 use crate::{
     received::{Interrupted, Received},

@@ -4,15 +4,7 @@
 //! A pool belongs to its thread, so that taking and returning a connection needs no lock; a
 //! connection comes back by itself when the response's body has been read to its end and dropped.
 
-use std::{
-    cell::{Cell, RefCell},
-    future::poll_fn,
-    io,
-    pin::Pin,
-    rc::Rc,
-    sync::Arc,
-    time::Duration,
-};
+use std::{cell::Cell, future::poll_fn, io, pin::Pin, rc::Rc, sync::Arc, time::Duration};
 
 use http_body::Body;
 use hyper::client::conn::{http1, http2};
@@ -21,14 +13,15 @@ use tokio::{sync::Semaphore, task::spawn_local};
 
 use super::{
     ConnectError, Connector, Link, Need, Protocol, Stream,
-    carried::{Carried, Outlasting, Streams},
-    connection::{Carrier, Connection, Provenance, Ticket},
+    carried::Carried,
+    connection::{Carrier, Connection, Provenance},
+    shelf::{Kept, Shelf},
     stream::Control,
 };
 use crate::{config::HttpVersion, executor::Local, metrics::Connections, tls::HandshakeError};
 
 /// Requests at once on one HTTP/2 connection, if the API allows as many.
-const MAX_STREAMS: u32 = 64;
+pub(super) const MAX_STREAMS: u32 = 64;
 /// What the API may send ahead over HTTP/2 before the caller reads it: for one response, and for a
 /// connection. In bytes: at 20 ms away, 25 MB a second for one. Responses that their callers leave
 /// unread do not use up the window of the others.
@@ -54,69 +47,26 @@ pub struct Pool<B> {
     shelf: Rc<Shelf<B>>,
 }
 
-/// Where connections lie.
-#[derive(Debug)]
-pub(super) struct Shelf<B> {
-    idle: RefCell<Vec<Idle<B>>>,
-    multiplexed: RefCell<Vec<Rc<Multiplexed<B>>>>,
-    outlasting: Rc<Outlasting<B>>,
-    /// Counts the sweeps: an age without a clock read per request.
-    sweep: Cell<u64>,
-    max_idle: usize,
-    connections: Arc<Connections>,
-}
-
-#[derive(Debug)]
-struct Idle<B> {
-    sender: http1::SendRequest<Carried<B>>,
-    since_sweep: u64,
-    /// See [`Link`].
-    generation: u64,
-}
-
-/// An HTTP/2 connection.
-#[derive(Debug)]
-pub(super) struct Multiplexed<B> {
-    pub(super) sender: http2::SendRequest<Carried<B>>,
-    /// Requests on it.
-    pub(super) streams: Rc<Streams>,
-    /// Set when it is to serve no other request: the origin says goodbye, or leaves uploads standing.
-    pub(super) retired: Cell<bool>,
-    control: Arc<Control>,
-    /// As many as the origin allows.
-    max_streams: Rc<Cell<usize>>,
-    pub(super) outlasting: Rc<Outlasting<B>>,
-    /// Since the last sweep.
-    pub(super) was_used: Cell<bool>,
-    used_by_sweep: Cell<u64>,
-    /// See [`Link`].
-    generation: u64,
-}
-
 impl<B> Pool<B>
 where
     B: Body + Unpin + 'static,
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    /// An empty pool that keeps at most `max_idle` connections that serve one request at a time, and counts
-    /// its `connections`.
+    /// An empty pool that counts its `connections`.
     #[must_use]
-    pub fn new(connector: Connector, max_idle: usize, connections: Arc<Connections>) -> Self {
-        let shelf = Shelf {
-            idle: RefCell::default(),
-            multiplexed: RefCell::default(),
-            outlasting: Rc::default(),
-            sweep: Cell::new(0),
-            max_idle,
-            connections,
-        };
+    pub fn new(connector: Connector, kept: Kept, connections: Arc<Connections>) -> Self {
         let protocol = match connector.http {
             HttpVersion::Http1 => Some(Protocol::Http1),
             HttpVersion::Http2 => Some(Protocol::Http2),
             HttpVersion::Auto => None,
         };
-        Self { connector, protocol: Cell::new(protocol), turns: Semaphore::new(1), shelf: Rc::new(shelf) }
+        Self {
+            connector,
+            protocol: Cell::new(protocol),
+            turns: Semaphore::new(1),
+            shelf: Rc::new(Shelf::new(kept, connections)),
+        }
     }
 
     /// A connection that is there, or a new one. Must be called within a [`tokio::runtime::LocalRuntime`].
@@ -209,6 +159,12 @@ where
         }
     }
 
+    /// Closes what a burst leaves idle beyond what is kept. Never completes; to be spawned once a pool.
+    pub fn trims(&self) -> impl Future<Output = ()> + use<B> {
+        let shelf = Rc::clone(&self.shelf);
+        async move { shelf.trims().await }
+    }
+
     /// Closes idle connections before they are `timeout` old. Never completes; to be spawned once a pool.
     pub fn sweeps(&self, timeout: Duration) -> impl Future<Output = ()> + use<B> {
         let shelf = Rc::clone(&self.shelf);
@@ -241,11 +197,11 @@ where
 }
 
 /// What a new HTTP/2 connection consists of.
-struct Http2Parts<B> {
-    sender: http2::SendRequest<Carried<B>>,
+pub(super) struct Http2Parts<B> {
+    pub(super) sender: http2::SendRequest<Carried<B>>,
     /// What the origin allows; it may change at any time.
-    max_streams: Rc<Cell<usize>>,
-    control: Arc<Control>,
+    pub(super) max_streams: Rc<Cell<usize>>,
+    pub(super) control: Arc<Control>,
 }
 
 /// Waits for the origin's first word of it (RFC 9113 section 3.4), or those who share the connection
@@ -297,83 +253,4 @@ where
         let _ = driven.await;
     });
     Ok(Http2Parts { sender, max_streams, control })
-}
-
-impl<B> Shelf<B> {
-    /// The last used one; those of a generation before the `current` one are closed.
-    fn take(&self, current: u64) -> Option<(http1::SendRequest<Carried<B>>, u64)> {
-        let mut idle = self.idle.borrow_mut();
-        let taken = std::iter::from_fn(|| idle.pop()).find(|idle| idle.generation >= current);
-        self.connections.set_idle(idle.len());
-        taken.map(|idle| (idle.sender, idle.generation))
-    }
-
-    pub(super) fn put(&self, carrier: Carrier<B>, generation: u64) {
-        // A stream's ticket needs no more than to be dropped.
-        let Carrier::Http1(sender) = carrier else { return };
-        let mut idle = self.idle.borrow_mut();
-        if idle.len() < self.max_idle && !sender.is_closed() {
-            idle.push(Idle { sender, since_sweep: self.sweep.get(), generation });
-            self.connections.set_idle(idle.len());
-        }
-    }
-
-    fn share(&self, Http2Parts { sender, max_streams, control }: Http2Parts<B>, generation: u64) -> Ticket<B> {
-        let connection = Rc::new(Multiplexed {
-            sender,
-            streams: Rc::default(),
-            retired: Cell::new(false),
-            control,
-            max_streams,
-            outlasting: Rc::clone(&self.outlasting),
-            was_used: Cell::new(false),
-            used_by_sweep: Cell::new(self.sweep.get()),
-            generation,
-        });
-        let ticket = Ticket::of(&connection);
-        self.multiplexed.borrow_mut().push(connection);
-        ticket
-    }
-
-    /// A stream of a connection that has one left, and is not of a generation before the `current`
-    /// one: those end with their last stream.
-    fn ticket(&self, current: u64) -> Option<(Ticket<B>, u64)> {
-        let mut connections = self.multiplexed.borrow_mut();
-        connections.retain(|connection| {
-            !connection.retired.get() && !connection.sender.is_closed() && connection.generation >= current
-        });
-        let connection = connections.iter().find(|connection| connection.has_room())?;
-        Some((Ticket::of(connection), connection.generation))
-    }
-
-    /// Drops what has lain here since before the last sweep: idle for one to two intervals.
-    fn sweep(&self) {
-        let this = self.sweep.get() + 1;
-        self.sweep.set(this);
-        let mut idle = self.idle.borrow_mut();
-        idle.retain(|idle| idle.since_sweep + 1 >= this && !idle.sender.is_closed());
-        self.connections.set_idle(idle.len());
-        drop(idle);
-        self.multiplexed.borrow_mut().retain(|connection| {
-            if connection.was_used.replace(false) || connection.streams.open() > 0 {
-                connection.used_by_sweep.set(this);
-            }
-            connection.used_by_sweep.get() + 1 >= this
-        });
-    }
-}
-
-impl<B> Multiplexed<B> {
-    fn has_room(&self) -> bool {
-        self.streams.open() < self.max_streams.get().min(MAX_STREAMS as usize)
-    }
-
-    /// Closes the connection, and returns true, if it is of no use but to uploads that were given up.
-    pub(super) fn end_if_abandoned(&self) -> bool {
-        let is_over = self.streams.are_all_abandoned();
-        if is_over {
-            self.control.sever();
-        }
-        is_over
-    }
 }

@@ -128,6 +128,12 @@ impl Connections {
         OpenConnection(Arc::clone(self))
     }
 
+    /// How many are open.
+    #[must_use]
+    pub fn open(&self) -> usize {
+        usize::try_from(self.open.load(Relaxed)).unwrap_or(0)
+    }
+
     /// So many serve no request now, and may serve the next.
     pub fn set_idle(&self, count: usize) {
         self.idle.store(i64::try_from(count).unwrap_or(i64::MAX), Relaxed);

@@ -248,7 +248,7 @@ fn unused_connections_over_their_bound_are_closed() {
             link.say(OK);
             assert_eq!(caller.response("GET").expect("an answer").body, b"ok");
         }
-        let [kept, surplus] = &mut links;
+        let [surplus, kept] = &mut links;
         surplus.assert_ended();
         callers[0].say(GET);
         if most == 0 {

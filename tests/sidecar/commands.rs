@@ -308,21 +308,31 @@ fn the_readme_s_table_has_every_key_of_the_reference_and_no_other() {
 fn check_refuses_limits_that_the_process_may_not_reach() {
     let shell = Shell::new();
     let file = shell.file("valet.toml", GOOD);
-    let check = |hard_limit: &str| {
+    let check_with = |hard_limit: &str, environment: &[(&str, &str)]| {
         let done = Command::new("sh")
             .args(["-c", "ulimit -n \"$0\" && exec \"$@\"", hard_limit])
             .arg(binary())
             .args(["check", "-c", &file])
             .env(SECRET.0, SECRET.1)
+            .envs(environment.iter().copied())
             .output()
             .expect("a shell");
         (done.status.code(), String::from_utf8(done.stderr).expect("text"))
     };
+    let check = |hard_limit: &str| check_with(hard_limit, &[]);
     assert_eq!(check("4096"), (Some(0), String::new()));
     let (code, told) = check("1024");
     assert_eq!(code, Some(78));
     assert!(told.starts_with("error: `listen.max_connections` allows too much"), "{told}");
     assert!(told.contains("the process may have 1024") && told.contains("LimitNOFILE"), "{told}");
+    // Each further thread keeps connections, and its share of a burst's; of none that it keeps, none is a burst's.
+    for (threads, idle, needed) in
+        [("1", "64", 2_372), ("4", "64", 2_372 + 3 * (64 + 1_024 / 4 + 4)), ("4", "0", 2_320)]
+    {
+        let environment = [("TOKEN_VALET__LISTEN__THREADS", threads), ("TOKEN_VALET__UPSTREAM__POOL_MAX_IDLE", idle)];
+        let (_, told) = check_with("1024", &environment);
+        assert!(told.contains(&format!("it comes to {needed} open files")), "{threads} threads: {told}");
+    }
 }
 
 #[test]

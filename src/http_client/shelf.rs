@@ -1,0 +1,331 @@
+//! Where a pool's connections lie: idle ones over HTTP/1.1, the most recently used last, and shared ones
+//! over HTTP/2.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+
+use hyper::client::conn::{http1, http2};
+use tokio::sync::Notify;
+
+use super::{
+    carried::{Carried, Outlasting, Streams},
+    connection::{Carrier, Ticket},
+    pool::{Http2Parts, MAX_STREAMS},
+    stream::Control,
+};
+use crate::metrics::Connections;
+
+/// How often those that were of no use meanwhile are closed, when there are more than are kept: a burst's are for one
+/// to two of these. Requests that come in waves would else make the same connections anew with each wave.
+const SETTLING: Duration = Duration::from_secs(1);
+
+/// Where connections lie.
+#[derive(Debug)]
+pub(super) struct Shelf<B> {
+    idle: RefCell<Vec<Idle<B>>>,
+    multiplexed: RefCell<Vec<Rc<Multiplexed<B>>>>,
+    pub(super) outlasting: Rc<Outlasting<B>>,
+    /// Counts the sweeps: an age without a clock read per request.
+    sweep: Cell<u64>,
+    /// The fewest idle ones since the last trim: so many are of no use.
+    fewest: Cell<usize>,
+    /// There are more idle ones than are kept.
+    surplus: Notify,
+    kept: Kept,
+    pub(super) connections: Arc<Connections>,
+}
+
+/// How many connections a pool keeps.
+#[derive(Clone, Copy, Debug)]
+pub struct Kept {
+    /// Those that serve one request at a time, while they serve none.
+    pub idle: usize,
+    /// While no more than these and `idle` together are open, those of a burst are kept too, until it is over.
+    pub of_burst: usize,
+}
+
+#[derive(Debug)]
+struct Idle<B> {
+    sender: http1::SendRequest<Carried<B>>,
+    since_sweep: u64,
+    /// See [`Link`](super::Link).
+    generation: u64,
+}
+
+/// An HTTP/2 connection.
+#[derive(Debug)]
+pub(super) struct Multiplexed<B> {
+    pub(super) sender: http2::SendRequest<Carried<B>>,
+    /// Requests on it.
+    pub(super) streams: Rc<Streams>,
+    /// Set when it is to serve no other request: the origin says goodbye, or leaves uploads standing.
+    pub(super) retired: Cell<bool>,
+    control: Arc<Control>,
+    /// As many as the origin allows.
+    max_streams: Rc<Cell<usize>>,
+    pub(super) outlasting: Rc<Outlasting<B>>,
+    /// Since the last sweep.
+    pub(super) was_used: Cell<bool>,
+    used_by_sweep: Cell<u64>,
+    /// See [`Link`](super::Link).
+    generation: u64,
+}
+
+impl<B> Shelf<B> {
+    pub(super) fn new(kept: Kept, connections: Arc<Connections>) -> Self {
+        Self {
+            idle: RefCell::default(),
+            multiplexed: RefCell::default(),
+            outlasting: Rc::default(),
+            sweep: Cell::new(0),
+            fewest: Cell::new(0),
+            surplus: Notify::new(),
+            kept,
+            connections,
+        }
+    }
+
+    /// The last used one; those of a generation before the `current` one are closed.
+    pub(super) fn take(&self, current: u64) -> Option<(http1::SendRequest<Carried<B>>, u64)> {
+        let mut idle = self.idle.borrow_mut();
+        let taken = std::iter::from_fn(|| idle.pop()).find(|idle| idle.generation >= current);
+        self.connections.set_idle(idle.len());
+        self.fewest.set(self.fewest.get().min(idle.len()));
+        taken.map(|idle| (idle.sender, idle.generation))
+    }
+
+    pub(super) fn put(&self, carrier: Carrier<B>, generation: u64) {
+        // A stream's ticket needs no more than to be dropped.
+        let Carrier::Http1(sender) = carrier else { return };
+        let mut idle = self.idle.borrow_mut();
+        let Kept { idle: kept, of_burst } = self.kept;
+        let is_kept = idle.len() < kept || self.connections.open() <= kept + of_burst;
+        if is_kept && !sender.is_closed() {
+            idle.push(Idle { sender, since_sweep: self.sweep.get(), generation });
+            self.connections.set_idle(idle.len());
+            if idle.len() > kept {
+                self.surplus.notify_one();
+            }
+        }
+    }
+
+    pub(super) async fn trims(&self) {
+        loop {
+            self.surplus.notified().await;
+            self.fewest.set(self.idle.borrow().len());
+            while self.idle.borrow().len() > self.kept.idle {
+                tokio::time::sleep(SETTLING).await;
+                self.trim();
+            }
+        }
+    }
+
+    /// Drops the longest idle of those that were of no use since the last trim, down to as many as are kept.
+    fn trim(&self) {
+        let mut idle = self.idle.borrow_mut();
+        let of_no_use = self.fewest.get().min(idle.len());
+        idle.drain(..of_no_use.saturating_sub(self.kept.idle));
+        self.fewest.set(idle.len());
+        self.connections.set_idle(idle.len());
+    }
+
+    pub(super) fn share(
+        &self,
+        Http2Parts { sender, max_streams, control }: Http2Parts<B>,
+        generation: u64,
+    ) -> Ticket<B> {
+        let connection = Rc::new(Multiplexed {
+            sender,
+            streams: Rc::default(),
+            retired: Cell::new(false),
+            control,
+            max_streams,
+            outlasting: Rc::clone(&self.outlasting),
+            was_used: Cell::new(false),
+            used_by_sweep: Cell::new(self.sweep.get()),
+            generation,
+        });
+        let ticket = Ticket::of(&connection);
+        self.multiplexed.borrow_mut().push(connection);
+        ticket
+    }
+
+    /// A stream of a connection that has one left, and is not of a generation before the `current`
+    /// one: those end with their last stream.
+    pub(super) fn ticket(&self, current: u64) -> Option<(Ticket<B>, u64)> {
+        let mut connections = self.multiplexed.borrow_mut();
+        connections.retain(|connection| {
+            !connection.retired.get() && !connection.sender.is_closed() && connection.generation >= current
+        });
+        let connection = connections.iter().find(|connection| connection.has_room())?;
+        Some((Ticket::of(connection), connection.generation))
+    }
+
+    /// Drops what has lain here since before the last sweep: idle for one to two intervals.
+    pub(super) fn sweep(&self) {
+        let this = self.sweep.get() + 1;
+        self.sweep.set(this);
+        let mut idle = self.idle.borrow_mut();
+        let before = idle.len();
+        idle.retain(|idle| idle.since_sweep + 1 >= this && !idle.sender.is_closed());
+        // They were of no use, as those are that a trim looks for.
+        self.fewest.set(self.fewest.get().saturating_sub(before - idle.len()));
+        self.connections.set_idle(idle.len());
+        drop(idle);
+        self.multiplexed.borrow_mut().retain(|connection| {
+            if connection.was_used.replace(false) || connection.streams.open() > 0 {
+                connection.used_by_sweep.set(this);
+            }
+            connection.used_by_sweep.get() + 1 >= this
+        });
+    }
+}
+
+impl<B> Multiplexed<B> {
+    fn has_room(&self) -> bool {
+        self.streams.open() < self.max_streams.get().min(MAX_STREAMS as usize)
+    }
+
+    /// Closes the connection, and returns true, if it is of no use but to uploads that were given up.
+    pub(super) fn end_if_abandoned(&self) -> bool {
+        let is_over = self.streams.are_all_abandoned();
+        if is_over {
+            self.control.sever();
+        }
+        is_over
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{rc::Rc, sync::Arc, time::Duration};
+
+    use bytes::Bytes;
+    use http_body_util::Empty;
+    use hyper::client::conn::http1;
+    use hyper_util::rt::TokioIo;
+    use tokio::{
+        io::{AsyncReadExt as _, DuplexStream},
+        task::{LocalSet, spawn_local},
+        time::{sleep, timeout},
+    };
+
+    use super::{Carrier, Kept, SETTLING, Shelf};
+    use crate::metrics::{Connections, OpenConnection};
+
+    type Body = Empty<Bytes>;
+
+    /// A pool's connections, and the origin's ends of them.
+    struct World {
+        shelf: Rc<Shelf<Body>>,
+        connections: Arc<Connections>,
+        ends: Vec<(DuplexStream, OpenConnection)>,
+    }
+
+    impl World {
+        fn of(kept: Kept) -> Self {
+            let connections = Arc::<Connections>::default();
+            let shelf = Rc::new(Shelf::new(kept, Arc::clone(&connections)));
+            let trimmed = Rc::clone(&shelf);
+            spawn_local(async move { trimmed.trims().await });
+            Self { shelf, connections, ends: Vec::new() }
+        }
+
+        async fn open(&mut self) -> Carrier<Body> {
+            let (ours, end) = tokio::io::duplex(1_024);
+            self.ends.push((end, self.connections.opened()));
+            let (sender, driver) = http1::handshake(TokioIo::new(ours)).await.expect("nothing is sent");
+            spawn_local(driver);
+            Carrier::Http1(sender)
+        }
+
+        async fn return_new(&mut self, count: usize) {
+            let mut taken = Vec::new();
+            for _ in 0..count {
+                taken.push(self.open().await);
+            }
+            self.give_back(taken);
+        }
+
+        fn take(&self, count: usize) -> Vec<Carrier<Body>> {
+            let take = || Carrier::Http1(self.shelf.take(0).expect("there are as many").0);
+            std::iter::repeat_with(take).take(count).collect()
+        }
+
+        fn give_back(&self, carriers: Vec<Carrier<Body>>) {
+            for carrier in carriers {
+                self.shelf.put(carrier, 0);
+            }
+        }
+
+        /// By the order in which they were made.
+        async fn are_open(&mut self) -> Vec<bool> {
+            let mut open = Vec::new();
+            for (end, _) in &mut self.ends {
+                open.push(timeout(Duration::from_millis(1), end.read_u8()).await.is_err());
+            }
+            open
+        }
+
+        async fn open_count(&mut self) -> usize {
+            self.are_open().await.into_iter().filter(|is_open| *is_open).count()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn connections_of_requests_that_come_in_waves_are_used_again_and_closed_once_the_waves_end() {
+        let waves = async {
+            let mut world = World::of(Kept { idle: 1, of_burst: 3 });
+            world.return_new(4).await;
+            for _ in 0..5 {
+                sleep(Duration::from_millis(700)).await;
+                world.give_back(world.take(3));
+            }
+            assert_eq!(world.are_open().await, [true; 4]);
+            // Of those that two at a time leave, one is kept anyway.
+            for _ in 0..5 {
+                sleep(Duration::from_millis(700)).await;
+                world.give_back(world.take(2));
+            }
+            assert_eq!(world.open_count().await, 3);
+            sleep(Duration::from_millis(2_100)).await;
+            assert_eq!(world.open_count().await, 1);
+        };
+        LocalSet::new().run_until(waves).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sweep_amid_the_waves_closes_none_that_they_use() {
+        let waves = async {
+            let mut world = World::of(Kept { idle: 1, of_burst: 9 });
+            world.return_new(10).await;
+            sleep(SETTLING / 2).await;
+            world.give_back(world.take(5));
+            world.shelf.sweep();
+            world.give_back(world.take(5));
+            // Those that lie here since before the last one.
+            world.shelf.sweep();
+            assert_eq!(world.open_count().await, 5);
+            sleep(SETTLING).await;
+            assert_eq!(world.open_count().await, 5, "all had been used since the last trim");
+        };
+        LocalSet::new().run_until(waves).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn connections_beyond_the_bound_of_a_burst_are_closed_at_once() {
+        let burst = async {
+            let mut world = World::of(Kept { idle: 1, of_burst: 2 });
+            world.return_new(4).await;
+            assert_eq!(world.are_open().await, [true, false, false, false]);
+            world.ends.truncate(1);
+            world.return_new(2).await;
+            assert_eq!(world.are_open().await, [true; 3]);
+        };
+        LocalSet::new().run_until(burst).await;
+    }
+}
