@@ -4,6 +4,7 @@
 //! body into one buffer.
 
 use std::{
+    cell::Cell,
     io::{self, IoSlice},
     pin::Pin,
     task::{Context, Poll},
@@ -14,6 +15,12 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// Up to how many bytes are put together.
 const SMALL: usize = 4 * 1_024;
 
+thread_local! {
+    /// Where they are put together, so that no message needs memory of its own. Nothing stays in it, as there are
+    /// tokens among them.
+    static TOGETHER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
 /// Writes some or all of `parts`, as [`AsyncWrite::poll_write_vectored`] does.
 pub fn poll_write_parts<S: AsyncWrite>(
     socket: Pin<&mut S>,
@@ -23,18 +30,21 @@ pub fn poll_write_parts<S: AsyncWrite>(
     if let [part] = parts {
         return socket.poll_write(cx, part);
     }
-    let length = parts.iter().map(|part| part.len()).sum();
+    let length: usize = parts.iter().map(|part| part.len()).sum();
     if length > SMALL {
         return socket.poll_write_vectored(cx, parts);
     }
-    let mut together = [0; SMALL];
-    let mut rest = &mut together[..];
+    let mut together = TOGETHER.take();
+    // At once, as growing leaves copies behind.
+    together.reserve_exact(SMALL);
     for part in parts {
-        let (room, behind) = rest.split_at_mut(part.len());
-        room.copy_from_slice(part);
-        rest = behind;
+        together.extend_from_slice(part);
     }
-    socket.poll_write(cx, &together[..length])
+    let written = socket.poll_write(cx, &together);
+    together.fill(0);
+    together.clear();
+    TOGETHER.set(together);
+    written
 }
 
 /// A socket that does so.
