@@ -1,10 +1,16 @@
 //! The way down: a signal starts the drain, everyone who serves sees it.
 
-use std::{future::pending, io};
+use std::{
+    future::{pending, poll_fn},
+    io,
+    pin::pin,
+    task::{Poll, Waker},
+};
 
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
+    task::unconstrained,
 };
 
 /// The end of the line at which the drain is started. Held by `app` alone.
@@ -36,13 +42,26 @@ impl Drain {
         *self.0.borrow() || self.0.has_changed().is_err()
     }
 
-    /// Completes once the drain has begun.
+    /// Completes once the drain has begun. Cheap to poll again, as a connection does with each of its events: the
+    /// lock that all threads share is taken once for a waker.
     ///
     /// # Cancel safety
     /// Dropping the future loses nothing.
     pub async fn begun(&mut self) {
-        // An error means that the trigger is gone, which is a drain too.
-        let _ = self.0.wait_for(|begun| *begun).await;
+        let look = self.0.clone();
+        // It would else now and then not wait for anything, but ask to be polled again.
+        let mut begun = pin!(unconstrained(self.0.wait_for(|begun| *begun)));
+        let mut waiting = None::<Waker>;
+        poll_fn(|cx| {
+            // An error means that the trigger is gone, which is a drain too.
+            let is_waited_for = waiting.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
+            if is_waited_for && matches!(look.has_changed(), Ok(false)) {
+                return Poll::Pending;
+            }
+            waiting = Some(cx.waker().clone());
+            begun.as_mut().poll(cx).map(drop)
+        })
+        .await;
     }
 }
 
@@ -155,5 +174,65 @@ impl Requests {
             _ = self.hup.recv() => Request::Reload,
             _ = self.usr1.recv() => Request::Refresh,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        future::Future as _,
+        pin::pin,
+        sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering},
+        },
+        task::{Context, Wake, Waker},
+        time::Duration,
+    };
+
+    use tokio::{
+        task::coop::{consume_budget, has_budget_remaining},
+        time::timeout,
+    };
+
+    use super::channel;
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn whoever_looked_last_is_told_of_the_drain_however_often_they_looked() {
+        let (trigger, mut drain) = channel();
+        let mut begun = pin!(drain.begun());
+        let (first, last) = (Arc::<Woken>::default(), Arc::<Woken>::default());
+        for woken in [&first, &first, &last, &last] {
+            assert!(begun.as_mut().poll(&mut Context::from_waker(&Waker::from(Arc::clone(woken)))).is_pending());
+        }
+        trigger.start();
+        assert_eq!(last.0.load(Ordering::Relaxed), 1);
+        assert!(begun.poll(&mut Context::from_waker(&Waker::from(last))).is_ready());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_is_seen_by_a_task_that_first_looked_at_the_end_of_its_turn() {
+        let (trigger, mut drain) = channel();
+        let task = tokio::spawn(async move {
+            while has_budget_remaining() {
+                consume_budget().await;
+            }
+            drain.begun().await;
+        });
+        // It is asked to look again, and has done so.
+        for _ in 0..3 {
+            tokio::task::yield_now().await;
+        }
+        trigger.start();
+        timeout(Duration::from_secs(1), task).await.expect("it is seen").expect("nothing panics");
     }
 }
