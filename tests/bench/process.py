@@ -93,6 +93,11 @@ class Process:
         finally:
             self.pause()
 
+    def drain(self) -> None:
+        """Lets it end in its own way."""
+        self._child.send_signal(signal.SIGTERM)
+        self._child.wait(_DEADLINE)
+
     def end(self) -> None:
         self._child.send_signal(signal.SIGKILL)
         self._child.wait()

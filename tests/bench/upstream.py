@@ -7,7 +7,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-PLAIN_PORT, TLS_PORT = 18080, 18443
+PLAIN_PORT, TLS_PORT, HTTP2_PORT = 18080, 18443, 18444
 #: What everyone but those with a client for OAuth has in its configuration.
 TOKEN = "t" * 64
 _ANSWER = f'{{"access_token":"{TOKEN}","token_type":"Bearer","expires_in":3600}}'
@@ -35,6 +35,7 @@ http {{
   open_file_cache max=10; output_buffers 2 128k; tcp_nodelay on;
   server {{
     listen 127.0.0.1:{PLAIN_PORT} backlog=4096; listen 127.0.0.1:{TLS_PORT} ssl backlog=4096;
+    listen 127.0.0.1:{HTTP2_PORT} ssl http2 backlog=4096;
     ssl_certificate {directory}/server.pem; ssl_certificate_key {directory}/server.key; ssl_protocols TLSv1.3;
     location = /token {{ return 200 '{_ANSWER}'; }}
     location = /{SMALL} {{ if ($http_authorization != "Bearer {TOKEN}") {{ return 401; }} return 200 '{"x" * SMALL}'; }}
