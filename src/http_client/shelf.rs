@@ -107,7 +107,8 @@ impl<B> Shelf<B> {
         if is_kept && !sender.is_closed() {
             idle.push(Idle { sender, since_sweep: self.sweep.get(), generation });
             self.connections.set_idle(idle.len());
-            if idle.len() > kept {
+            // The first that is; the rest are seen by whoever was told of it.
+            if idle.len() == kept + 1 {
                 self.surplus.notify_one();
             }
         }
