@@ -53,7 +53,7 @@ def table(found) -> str:
         "",
         f"Written by `tests/bench/compare` on {datetime.date.today():%Y-%m-%d}: {_machine()}.",
         "",
-        "Each program has processor 0; the load (wrk, h2load) and the upstream (nginx) share processor 1. token-valet and Envoy",
+        "Each program has processor 0; the load (wrk, paced.rs) and the upstream (nginx) share processor 1. token-valet and Envoy",
         "obtain a token and refresh it, the others have a fixed one; token-valet counts its metrics meanwhile. The byte relay is",
         "HAProxy in TCP mode: it parses no HTTP and injects nothing, and is the floor for any proxy on this machine. Medians of",
         f"{found.rounds} rounds, in which each takes its turn while the others are stopped; ratios are made within a round.",
@@ -63,13 +63,14 @@ def table(found) -> str:
     ]
     if found.sizes:
         out += ["## Start, memory, size", "", "TLS to the upstream. The size leaves out libraries that a program shares with others.", ""]
-        out += _head("", "start to listening, ms", "after a second of load, MiB (PSS)", "after 32 connections, MiB", "each idle connection, KiB", "program, MB")
+        out += _head("", "start to listening, ms", "idle, MiB (PSS)", "after a second of load, MiB", "after 32 connections, MiB", "each idle connection, KiB", "program, MB")
         for name in names:
             out.append(
                 _row(
                     name,
                     f"{found.starts[name]:.1f}",
                     f"{found.idle_memory[name]:.1f}",
+                    f"{found.used_memory[name]:.1f}",
                     f"{found.loaded_memory[name]:.1f}",
                     f"{found.per_connection[name]:.1f}",
                     f"{found.sizes[name]:.1f}",
@@ -94,8 +95,8 @@ def table(found) -> str:
             )
         out.append("")
     if found.added:
-        out += ["## Latency added", "", f"At {found.rate:,} requests a second over 32 connections, TLS to the upstream: microseconds more than without a proxy,",
-                "when the load itself speaks TLS. A late answer delays the connection's next request.", ""]
+        out += ["## Latency added", "", f"At {found.rate:,} requests a second, evenly spread over 32 connections, TLS to the upstream: microseconds more than the",
+                "upstream itself takes without TLS. Of each quarter second, and the median of these, as the machine stands still now and then.", ""]
         out += _head("", "p50", "p99", "p99.9")
         for name, added in found.added.items():
             cells = ("too much for it",) * 3 if added is None else tuple(f"{v:,.0f}" for v in (added.p50, added.p99, added.p999))
