@@ -180,9 +180,10 @@ impl Proxy {
         let outcome = self.forward(&mut head, body, began, &live, &measure).await;
         live.access.log(&head, &outcome, || self.clock.now().saturating_since(began));
         match outcome {
-            Ok(response) => {
+            Ok(mut response) => {
                 measure.answered(response.status(), Answerer::Upstream);
-                response.map(|body| body.measured(measure))
+                response.body_mut().measure(measure);
+                response
             }
             Err(error) => {
                 measure.failed(&error);
@@ -234,21 +235,22 @@ impl Proxy {
         forwarded::introduce(self.forwarded, head, peer);
         headers::set(&mut head.headers, &live.set_headers);
         let path = live.access.is_on().then(|| target.clone());
-        let mut outbound =
-            Outbound { api: &self.api, method: &head.method, target, headers: &head.headers, upgrade, measure };
+        let headers = Cell::from_mut(&mut head.headers);
+        let mut outbound = Outbound { api: &self.api, method: &head.method, target, headers, upgrade, measure };
         let (generation, response) = self.send(&outbound, upload, &watch, bearer).await?;
         if upgrade::is_switch(response.status()) {
             let (upgrade, protocol) = outbound.granted(response.headers()).ok_or(ProxyError::Malformed)?;
             return upgrade.switch(response, protocol, self.tunnel_idle_timeout, in_flight);
         }
-        let response = match self.judge(&outbound, response).await {
+        let mut response = match self.judge(&outbound, response).await {
             Verdict::Answer(response) => {
                 self.note(generation, response.status());
                 response
             }
             Verdict::Suspect(response) => Box::pin(self.replay(&outbound, &watch, generation, response)).await?,
         };
-        Ok(response.map(|body| body.counted(in_flight).told_by(path)))
+        response.body_mut().follow(in_flight, path);
+        Ok(response)
     }
 
     fn upload(&self, head: &mut Parts, body: RequestBody) -> (Upload, UploadWatch) {

@@ -106,28 +106,20 @@ impl ResponseBody {
         self
     }
 
-    /// Has the request counted until the body's last byte.
-    pub(super) fn counted(mut self, guard: InFlight) -> Self {
+    /// Has the request counted until the body's last byte, and logged with the path that was `asked` for, if there is
+    /// one and the answer breaks off.
+    pub(super) fn follow(&mut self, guard: InFlight, asked: Option<PathAndQuery>) {
         if let Source::Api(api) = &mut self.0 {
             api.in_flight = Some(guard);
+            api.path = asked;
         }
-        self
     }
 
     /// Has it measured until its last byte.
-    pub(super) fn measured(mut self, by: Measure) -> Self {
+    pub(super) fn measure(&mut self, by: Measure) {
         if let Source::Api(api) = &mut self.0 {
             api.measure = Some(by);
         }
-        self
-    }
-
-    /// Has it logged, with this path, if the answer breaks off.
-    pub(super) fn told_by(mut self, asked: Option<PathAndQuery>) -> Self {
-        if let Source::Api(api) = &mut self.0 {
-            api.path = asked;
-        }
-        self
     }
 }
 

@@ -1,5 +1,7 @@
 //! A request as the API gets it, for as many times as it has to be sent.
 
+use std::cell::Cell;
+
 use http::{
     HeaderMap, HeaderValue, Method, Request, Uri, Version,
     header::{AUTHORIZATION, CONNECTION, EXPECT, HOST, TE, TRANSFER_ENCODING},
@@ -34,13 +36,12 @@ impl Api {
 }
 
 /// A request but for its body, its token, and what depends on the connection.
-#[derive(Debug)]
 pub(super) struct Outbound<'a> {
     pub(super) api: &'a Api,
     pub(super) method: &'a Method,
     pub(super) target: PathAndQuery,
     /// Without any hop-by-hop field.
-    pub(super) headers: &'a HeaderMap,
+    pub(super) headers: &'a Cell<HeaderMap>,
     pub(super) upgrade: Option<Upgrade>,
     pub(super) measure: &'a Measure,
 }
@@ -63,8 +64,10 @@ impl Outbound<'_> {
         let is_chunked = !body.is_end_stream() && body.size_hint().exact().is_none();
         let mut request = Request::new(body);
         *request.method_mut() = self.method.clone();
-        *request.headers_mut() = self.headers.clone();
+        // A copy stays: hyper reads the answer's fields into what goes out, for which the original has room.
         let headers = request.headers_mut();
+        *headers = self.headers.take();
+        self.headers.set(headers.clone());
         headers.insert(AUTHORIZATION, authorization);
         match protocol {
             Protocol::Http1 => {
