@@ -146,6 +146,23 @@ fn a_short_body_is_sent_again_byte_for_byte_and_a_long_one_is_not() {
 }
 
 #[test]
+fn what_is_sent_again_is_the_same_request_but_for_its_token() {
+    let provider = provider(Settings::default());
+    let sidecar = served(&provider);
+    provider.revoke_tokens();
+    let fields =
+        [("X-Kept", "first"), ("X-Kept", "second"), ("Cookie", "a=b"), ("TE", "trailers"), ("Range", "bytes=0-")];
+    assert_eq!(sidecar.ask("POST", SINK, &fields, b"twice").status, 200);
+
+    let mut requests: Vec<_> = provider.requests().into_iter().filter(|seen| seen.target == SINK).collect();
+    let tokens: Vec<_> = requests.iter_mut().map(|seen| seen.headers.remove("authorization")).collect();
+    let [first, second] = &requests[..] else { panic!("{requests:?}") };
+    assert_eq!((&first.method, &first.headers), (&second.method, &second.headers));
+    assert_eq!(first.headers.get_all("x-kept").iter().collect::<Vec<_>>(), ["first", "second"]);
+    assert_ne!(tokens[0], tokens[1]);
+}
+
+#[test]
 fn after_a_403_only_a_safe_request_is_sent_again() {
     let provider = provider(Settings { refusal: http::StatusCode::FORBIDDEN, ..Settings::default() });
     let sidecar = served(&provider);
