@@ -96,7 +96,8 @@ def table(found) -> str:
         out.append("")
     if found.added:
         out += ["## Latency added", "", f"At {found.rate:,} requests a second, evenly spread over 32 connections, TLS to the upstream: microseconds more than the",
-                "upstream itself takes without TLS. Of each quarter second, and the median of these, as the machine stands still now and then.", ""]
+                "upstream itself takes without TLS. Of each quarter second of four turns a round, and the median of these, as the machine",
+                "stands still now and then.", ""]
         out += _head("", "p50", "p99", "p99.9")
         for name, added in found.added.items():
             cells = ("too much for it",) * 3 if added is None else tuple(f"{v:,.0f}" for v in (added.p50, added.p99, added.p999))
