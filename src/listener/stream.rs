@@ -8,12 +8,13 @@
 use std::{
     io,
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
+    task::coop::has_budget_remaining,
     time::{Instant, Sleep},
 };
 
@@ -33,7 +34,7 @@ pub(super) struct WatchedStream {
     header_timeout: Duration,
     /// For what the caller does not read.
     write_patience: Patience,
-    timer: Pin<Box<Sleep>>,
+    timer: Timer,
     /// The state that the timer was set in.
     timed: State,
 }
@@ -41,7 +42,7 @@ pub(super) struct WatchedStream {
 impl WatchedStream {
     pub(super) fn new(stream: Stream, watch: Watch, limits: &HttpLimits) -> Self {
         let HttpLimits { idle_timeout, header_timeout, write_timeout, .. } = *limits;
-        let timer = Box::pin(tokio::time::sleep(idle_timeout));
+        let timer = Timer::new(idle_timeout);
         let write_patience = Patience::new(write_timeout);
         let timed = watch.state();
         Self { stream, watch, idle_timeout, header_timeout, write_patience, timer, timed }
@@ -63,7 +64,7 @@ impl WatchedStream {
             }
         }
         loop {
-            ready!(self.timer.as_mut().poll(cx));
+            ready!(self.timer.poll_over(cx));
             let is_over = match state.phase {
                 Phase::Idle => self.watch.is_idle(),
                 Phase::Head => true,
@@ -84,7 +85,37 @@ impl WatchedStream {
 
     fn set_timer(&mut self, state: State, span: Duration) {
         self.timed = state;
-        self.timer.as_mut().reset(Instant::now() + span);
+        self.timer.set(span);
+    }
+}
+
+/// A timer that is polled with each read and hardly ever runs out: between, that costs a look at it.
+#[derive(Debug)]
+struct Timer {
+    sleep: Pin<Box<Sleep>>,
+    /// Whom it will wake.
+    told: Option<Waker>,
+}
+
+impl Timer {
+    fn new(span: Duration) -> Self {
+        Self { sleep: Box::pin(tokio::time::sleep(span)), told: None }
+    }
+
+    fn set(&mut self, span: Duration) {
+        self.sleep.as_mut().reset(Instant::now() + span);
+        self.told = None;
+    }
+
+    fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let is_told = self.told.as_ref().is_some_and(|told| told.will_wake(cx.waker()));
+        if is_told && !self.sleep.is_elapsed() {
+            return Poll::Pending;
+        }
+        let over = self.sleep.as_mut().poll(cx);
+        // A task that has used up its turn is not told, but polled again.
+        self.told = (over.is_pending() && has_budget_remaining()).then(|| cx.waker().clone());
+        over
     }
 }
 
@@ -140,5 +171,60 @@ impl AsyncWrite for WatchedStream {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        future::poll_fn,
+        pin::pin,
+        task::{Context, Poll, Waker},
+        time::Duration,
+    };
+
+    use tokio::{
+        task::coop::consume_budget,
+        time::{Instant, sleep, timeout},
+    };
+
+    use super::Timer;
+
+    const SPAN: Duration = Duration::from_secs(60);
+
+    /// How long it takes to run out.
+    async fn span_of(timer: &mut Timer) -> Duration {
+        let start = Instant::now();
+        let over = poll_fn(|cx| timer.poll_over(cx));
+        timeout(10 * SPAN, over).await.expect("whoever polled it last is woken");
+        start.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_timer_runs_out_in_its_time_for_whoever_polled_it_last_and_again_once_it_is_set() {
+        let mut timer = Timer::new(SPAN);
+        // An upgraded connection goes over to another task.
+        assert!(timer.poll_over(&mut Context::from_waker(Waker::noop())).is_pending());
+        assert_eq!(span_of(&mut timer).await.as_secs(), SPAN.as_secs());
+        timer.set(2 * SPAN);
+        assert_eq!(span_of(&mut timer).await.as_secs(), 2 * SPAN.as_secs());
+        // It has run out, and nobody has looked.
+        timer.set(SPAN);
+        assert!(poll_fn(|cx| Poll::Ready(timer.poll_over(cx))).await.is_pending());
+        sleep(2 * SPAN).await;
+        timer.set(SPAN);
+        assert_eq!(span_of(&mut timer).await.as_secs(), SPAN.as_secs());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_timer_of_a_task_that_has_used_up_its_turn_runs_out_all_the_same() {
+        let mut timer = Timer::new(SPAN);
+        let mut is_first = true;
+        let over = poll_fn(|cx| {
+            while is_first && pin!(consume_budget()).poll(cx).is_ready() {}
+            is_first = false;
+            timer.poll_over(cx)
+        });
+        timeout(10 * SPAN, over).await.expect("it wakes the task");
     }
 }
