@@ -13,6 +13,7 @@ mod live;
 mod measure;
 mod outbound;
 mod replay;
+mod response_timeout;
 mod retries;
 pub(crate) mod target;
 mod upgrade;
@@ -21,7 +22,7 @@ pub(crate) mod verdict;
 
 use std::{
     cell::{Cell, RefCell},
-    pin::{Pin, pin},
+    pin::pin,
     rc::Rc,
     time::Duration,
 };
@@ -29,7 +30,6 @@ use std::{
 use http::{Request, Response, StatusCode, Version, request::Parts};
 use http_body::Body;
 use prometheus_client::metrics::{counter::Counter, family::Family};
-use tokio::time::{Instant, timeout_at};
 
 pub use self::{body::ResponseBody, error::ProxyError, guard::Forbidden};
 use self::{
@@ -40,6 +40,7 @@ use self::{
     measure::Measure,
     outbound::{Api, Outbound},
     replay::ReplayMemory,
+    response_timeout::ResponseTimeouts,
     retries::Retries,
     upgrade::Upgrade,
     upload::{Upload, UploadWatch},
@@ -64,10 +65,10 @@ pub struct Proxy {
     prefix: String,
     api: Api,
     forwarded: Forwarded,
-    response_timeout: Duration,
+    response_timeouts: Rc<ResponseTimeouts>,
     idle_body_timeout: Duration,
     tunnel_idle_timeout: Duration,
-    in_flight: InFlightLimit,
+    in_flight: Rc<InFlightLimit>,
     rejection_statuses: Vec<StatusCode>,
     replay_memory: ReplayMemory,
     tokens: TokenCell,
@@ -134,10 +135,10 @@ impl Proxy {
             prefix: config.upstream.prefix.clone(),
             api: Api::new(&config.upstream.origin),
             forwarded: config.upstream.forwarded,
-            response_timeout: config.upstream.response_timeout,
+            response_timeouts: Rc::new(ResponseTimeouts::new(config.upstream.response_timeout)),
             idle_body_timeout: config.upstream.idle_body_timeout,
             tunnel_idle_timeout: config.upstream.tunnel_idle_timeout,
-            in_flight: limits.in_flight,
+            in_flight: Rc::new(limits.in_flight),
             rejection_statuses: config.token.rejection_statuses.clone(),
             replay_memory: limits.replay_memory,
             tokens,
@@ -159,6 +160,12 @@ impl Proxy {
         }
     }
 
+    /// Gives up requests that the API does not answer. Never completes; to be spawned once.
+    pub fn keeps_response_timeouts(&self) -> impl Future<Output = ()> + use<> {
+        let timeouts = Rc::clone(&self.response_timeouts);
+        async move { timeouts.keep().await }
+    }
+
     /// Has the requests that come from now on go by another configuration, as far as it may change.
     pub fn reconfigure(&self, config: &Config) {
         self.live.replace(Rc::new(Live::new(config)));
@@ -177,19 +184,16 @@ impl Proxy {
         let (mut head, body) = request.into_parts();
         let measure = Measure::begin(&self.counts, &self.clock, &head.method, began);
         let live = self.live();
-        let outcome = self.forward(&mut head, body, began, &live, &measure).await;
+        let mut outcome = self.forward(&mut head, body, began, &live, &measure).await;
         live.access.log(&head, &outcome, || self.clock.now().saturating_since(began));
-        match outcome {
-            Ok(mut response) => {
+        match &mut outcome {
+            Ok(response) => {
                 measure.answered(response.status(), Answerer::Upstream);
                 response.body_mut().measure(measure);
-                response
             }
-            Err(error) => {
-                measure.failed(&error);
-                error.response()
-            }
+            Err(error) => measure.failed(error),
         }
+        outcome.unwrap_or_else(|error| error.response())
     }
 
     /// Answers a request on a connection that is one too many.
@@ -234,22 +238,19 @@ impl Proxy {
         }
         forwarded::introduce(self.forwarded, head, peer);
         headers::set(&mut head.headers, &live.set_headers);
-        let path = live.access.is_on().then(|| target.clone());
         let headers = Cell::from_mut(&mut head.headers);
         let mut outbound = Outbound { api: &self.api, method: &head.method, target, headers, upgrade, measure };
-        let (generation, response) = self.send(&outbound, upload, &watch, bearer).await?;
+        let (generation, mut response) = self.send(&outbound, upload, &watch, bearer).await?;
         if upgrade::is_switch(response.status()) {
             let (upgrade, protocol) = outbound.granted(response.headers()).ok_or(ProxyError::Malformed)?;
             return upgrade.switch(response, protocol, self.tunnel_idle_timeout, in_flight);
         }
-        let mut response = match self.judge(&outbound, response).await {
-            Verdict::Answer(response) => {
-                self.note(generation, response.status());
-                response
-            }
-            Verdict::Suspect(response) => Box::pin(self.replay(&outbound, &watch, generation, response)).await?,
-        };
-        response.body_mut().follow(in_flight, path);
+        if self.may_be_rejection(response.status()) {
+            response = Box::pin(self.settle(&outbound, &watch, generation, response)).await?;
+        } else {
+            self.note(generation, response.status());
+        }
+        response.body_mut().follow(in_flight, live.access.is_on().then_some(outbound.target));
         Ok(response)
     }
 
@@ -283,7 +284,7 @@ impl Proxy {
             let request = outbound.request(body, connection.protocol(), authorization);
             outbound.measure.sent();
             let sent = pin!(connection.send(request));
-            match self.head_of(sent, watch).await? {
+            match self.response_timeouts.head_of(sent, watch).await? {
                 Ok(response) => return Ok((generation, self.receive(response, watch)?)),
                 Err(failure) => body = retries.after(failure, is_new, outbound.method, watch)?,
             }
@@ -309,11 +310,24 @@ impl Proxy {
         Ok(response)
     }
 
-    async fn judge(&self, outbound: &Outbound<'_>, response: Response<ResponseBody>) -> Verdict {
-        if self.rejection_statuses.contains(&response.status()) {
-            Box::pin(verdict::judge(response, outbound.method)).await
-        } else {
-            Verdict::Answer(response)
+    fn may_be_rejection(&self, status: StatusCode) -> bool {
+        self.rejection_statuses.contains(&status)
+    }
+
+    /// Finds out whether the API rejected the token, and replays the request if so.
+    async fn settle(
+        &self,
+        outbound: &Outbound<'_>,
+        watch: &UploadWatch,
+        generation: u64,
+        response: Response<ResponseBody>,
+    ) -> Result<Response<ResponseBody>, ProxyError> {
+        match verdict::judge(response, outbound.method).await {
+            Verdict::Answer(response) => {
+                self.note(generation, response.status());
+                Ok(response)
+            }
+            Verdict::Suspect(rejection) => self.replay(outbound, watch, generation, rejection).await,
         }
     }
 
@@ -346,7 +360,11 @@ impl Proxy {
         count("replay");
         drop(rejection);
         let (generation, response) = self.send(outbound, body, watch, bearer).await?;
-        Ok(match self.judge(outbound, response).await {
+        let verdict = match self.may_be_rejection(response.status()) {
+            true => verdict::judge(response, outbound.method).await,
+            false => Verdict::Answer(response),
+        };
+        Ok(match verdict {
             Verdict::Answer(response) => {
                 self.note(generation, response.status());
                 // A failure of the API itself says nothing about the token.
@@ -374,25 +392,6 @@ impl Proxy {
         match self.tokens.load(now) {
             Some(bearer) => Ok(bearer),
             None => Ok(Box::pin(self.renewal.token()).await?),
-        }
-    }
-
-    /// Waits for the head of the response, `upstream.response_timeout` from the last progress of the upload.
-    async fn head_of<T>(
-        &self,
-        mut response: Pin<&mut impl Future<Output = T>>,
-        watch: &UploadWatch,
-    ) -> Result<T, ProxyError> {
-        let mut deadline = Instant::now() + self.response_timeout;
-        loop {
-            match timeout_at(deadline, response.as_mut()).await {
-                Ok(response) => return Ok(response),
-                Err(_elapsed) if watch.waits_for_caller() => deadline = Instant::now() + self.response_timeout,
-                Err(_elapsed) => match watch.last_moved().map(|moved| moved + self.response_timeout) {
-                    Some(later) if later > deadline => deadline = later,
-                    Some(_) | None => return Err(ProxyError::ResponseTimeout),
-                },
-            }
         }
     }
 }

@@ -112,6 +112,7 @@ fn work(
     let served = runtime.block_on(async move {
         let proxy = Rc::new(new_proxy());
         spawn_local(proxy.sweeps_pool());
+        spawn_local(proxy.keeps_response_timeouts());
         spawn_local(follow(config, Rc::clone(&proxy)));
         spawn_local(beats(pulse));
         let serve = |accepted: Accepted| {

@@ -1,8 +1,11 @@
 //! How many requests are on their way at once, over all threads.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering::Relaxed},
+use std::{
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
 };
 
 use super::ProxyError;
@@ -21,30 +24,32 @@ impl InFlightLimit {
     }
 
     /// Counts a request until the guard is dropped.
-    pub(super) fn enter(&self) -> Result<InFlight, ProxyError> {
+    pub(super) fn enter(self: &Rc<Self>) -> Result<InFlight, ProxyError> {
         let before = self.count.fetch_add(1, Relaxed);
-        let guard = InFlight(Arc::clone(&self.count));
+        let guard = InFlight(Rc::clone(self));
         if before < self.max { Ok(guard) } else { Err(ProxyError::Overloaded) }
     }
 }
 
 /// A request on its way, until the last byte of its answer.
 #[derive(Debug)]
-pub(super) struct InFlight(Arc<AtomicUsize>);
+pub(super) struct InFlight(Rc<InFlightLimit>);
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
+        self.0.count.fetch_sub(1, Relaxed);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::rc::Rc;
+
     use super::InFlightLimit;
 
     #[test]
     fn one_more_than_allowed_is_refused_until_another_leaves() {
-        let limit = InFlightLimit::new(2);
+        let limit = Rc::new(InFlightLimit::new(2));
         let first = limit.enter().expect("room");
         let _second = limit.enter().expect("room");
         assert!(limit.enter().is_err());
