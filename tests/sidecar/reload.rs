@@ -43,11 +43,11 @@ fn assert_reloaded(sidecar: &Sidecar) {
     assert_eq!((status, &*said), RELOADED);
 }
 
-/// The newest line with this message.
+/// Waits for the line that says so: it may be read some time after the answer.
 #[track_caller]
-fn newest(process: &Process, message: &str) -> serde_json::Value {
-    process.logged(message);
-    process.log().into_iter().rfind(|line| line["message"] == message).expect("it is there")
+fn assert_told_of(process: &Process, keys: &str) {
+    let tells = |line: &serde_json::Value| line["message"] == "the configuration was reloaded" && line["keys"] == keys;
+    wait_until("the reload to be told", || process.log().iter().any(tells));
 }
 
 #[test]
@@ -61,8 +61,7 @@ fn rules_and_fields_and_the_log_change_for_the_next_request() {
     sidecar.setup.rewrite("upstream.set_headers", json!({ "X-Api-Version": "6" }));
     sidecar.setup.rewrite("log.access", "all");
     assert_reloaded(&sidecar);
-    let told = newest(&sidecar.process, "the configuration was reloaded");
-    assert_eq!(told["keys"], "upstream.set_headers, upstream.allow, log.access");
+    assert_told_of(&sidecar.process, "upstream.set_headers, upstream.allow, log.access");
     // It waits for its turn on the thread that serves.
     wait_until("the rule to hold", || caller.ask("GET", ACCOUNTS, &[], b"").expect("an answer").status == 403);
     assert_eq!(caller.ask("POST", "/sandbox/echo", &[], b"x").expect("an answer").status, 200);
@@ -133,8 +132,7 @@ fn a_change_of_what_is_never_shown_is_told_all_the_same() {
     assert_eq!(told["keys"], "listen.require_header");
     sidecar.setup.rewrite("upstream.set_headers", json!({ "X-Key": "second" }));
     assert_reloaded(&sidecar);
-    let told = newest(&sidecar.process, "the configuration was reloaded");
-    assert_eq!(told["keys"], "upstream.set_headers");
+    assert_told_of(&sidecar.process, "upstream.set_headers");
     assert!(!sidecar.process.stderr().contains("second"));
 }
 
