@@ -360,9 +360,10 @@ impl Proxy {
         count("replay");
         drop(rejection);
         let (generation, response) = self.send(outbound, body, watch, bearer).await?;
-        let verdict = match self.may_be_rejection(response.status()) {
-            true => verdict::judge(response, outbound.method).await,
-            false => Verdict::Answer(response),
+        let verdict = if self.may_be_rejection(response.status()) {
+            verdict::judge(response, outbound.method).await
+        } else {
+            Verdict::Answer(response)
         };
         Ok(match verdict {
             Verdict::Answer(response) => {

@@ -35,14 +35,14 @@ struct Wait {
     is_over: bool,
 }
 
-/// Takes a request from those that wait.
+/// A place among those that wait, given back when it is dropped.
 struct Waiting<'a> {
     timeouts: &'a ResponseTimeouts,
     key: Option<usize>,
 }
 
 impl ResponseTimeouts {
-    /// `span` is how long most wait at most.
+    /// `span` is `upstream.response_timeout`.
     pub(super) fn new(span: Duration) -> Self {
         Self { span, waits: RefCell::default(), next: Cell::new(Instant::now()), sooner: Notify::new() }
     }
@@ -84,7 +84,7 @@ impl ResponseTimeouts {
     pub(super) async fn keep(&self) {
         loop {
             self.wake_overdue();
-            // By then all that begin to wait now still have time left, but for those that tell.
+            // Whoever begins to wait meanwhile has its whole span, which ends later, or tells that it has less.
             let _ = timeout_at(self.next.get(), self.sooner.notified()).await;
         }
     }
@@ -160,7 +160,7 @@ mod tests {
         assert!(timeouts.waits.borrow().is_empty(), "whoever waits no more is not known any more");
     }
 
-    /// How long a request is let wait that begins to after `pause`.
+    /// How long a request may wait that begins to do so after `pause`.
     async fn waited(timeouts: &ResponseTimeouts, pause: Duration) -> Duration {
         sleep(pause).await;
         let start = Instant::now();
