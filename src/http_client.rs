@@ -3,6 +3,7 @@
 mod carried;
 mod connection;
 mod dial;
+mod driver;
 mod greeting;
 mod pool;
 mod shelf;

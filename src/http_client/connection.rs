@@ -5,18 +5,21 @@ use std::{
     io,
     pin::Pin,
     rc::Rc,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
+use futures_util::future::Either;
 use h2::Reason;
 use http::{Request, Response, Version};
 use http_body::{Body, Frame, SizeHint};
-use hyper::client::conn::http1;
+use hyper::client::conn::{TrySendError, http1};
 
 use super::{
     Protocol,
     carried::{Carried, Slot, StreamBody},
+    driver::DriverWaker,
     shelf::{Multiplexed, Shelf},
 };
 use crate::{
@@ -36,8 +39,15 @@ pub struct Connection<B> {
 
 #[derive(Debug)]
 pub(super) enum Carrier<B> {
-    Http1(http1::SendRequest<Carried<B>>),
+    Http1(Exclusive<B>),
     Http2(Ticket<B>),
+}
+
+/// A connection that serves one request at a time.
+#[derive(Debug)]
+pub(super) struct Exclusive<B> {
+    pub(super) sender: http1::SendRequest<Carried<B>>,
+    pub(super) driver: Arc<DriverWaker>,
 }
 
 /// Where a connection comes from.
@@ -93,7 +103,7 @@ where
         }
     }
 
-    /// Sends the request and waits for the head of its response.
+    /// Sends the request, at once, and waits for the head of its response.
     ///
     /// # Errors
     /// When the connection ends before that. If it was not made for this request and nothing of the
@@ -101,32 +111,45 @@ where
     ///
     /// # Cancel safety
     /// Dropping the future closes the connection, or the stream, which tells the origin that nobody listens.
-    pub async fn send(mut self, request: Request<B>) -> Result<Response<PooledBody<B>>, SendError<B>> {
+    pub fn send(
+        mut self,
+        request: Request<B>,
+    ) -> impl Future<Output = Result<Response<PooledBody<B>>, SendError<B>>> + use<B> {
+        // Not in the async block, or the request would be moved into it and out again.
         let sent = match &mut self.carrier {
-            Carrier::Http1(sender) => sender.try_send_request(request.map(Carried::Plain)).await,
+            Carrier::Http1(Exclusive { sender, .. }) => {
+                Either::Left(sender.try_send_request(request.map(Carried::Plain)))
+            }
             Carrier::Http2(Ticket { connection, slot, upload }) => {
                 let mut sender = connection.sender.clone();
                 let request = request.map(|body| StreamBody::new(body, slot));
                 *upload = Some(Rc::clone(request.body()));
-                sender.try_send_request(request.map(Carried::Stream)).await
+                Either::Right(sender.try_send_request(request.map(Carried::Stream)))
             }
         };
-        let mut failure = match sent {
-            Ok(response) => {
-                let version = response.version();
-                let body = |incoming| PooledBody { received: Received::new(incoming, version), connection: Some(self) };
-                return Ok(response.map(body));
+        async move {
+            match sent.await {
+                Ok(response) => {
+                    let version = response.version();
+                    Ok(response.map(|incoming| PooledBody {
+                        received: Received::new(incoming, version),
+                        connection: Some(self),
+                    }))
+                }
+                Err(failure) => Err(self.failed(failure)),
             }
-            Err(failure) => failure,
-        };
+        }
+    }
+
+    fn failed(self, mut failure: TrySendError<Request<Carried<B>>>) -> SendError<B> {
         let unsent = failure.take_message().filter(|_| self.provenance != Provenance::New);
         match (unsent.and_then(|request| request.into_body().into_body()), &self.carrier) {
             (Some(body), _) => {
                 self.retire();
-                Err(SendError::Unsent(Box::new(body), failure.into_error()))
+                SendError::Unsent(Box::new(body), failure.into_error())
             }
-            (None, Carrier::Http1(_)) => Err(broken_off(failure.into_error())),
-            (None, Carrier::Http2(_)) => Err(self.http2_error(failure.into_error())),
+            (None, Carrier::Http1(_)) => broken_off(failure.into_error()),
+            (None, Carrier::Http2(_)) => self.http2_error(failure.into_error()),
         }
     }
 
@@ -205,7 +228,16 @@ impl<B> Body for PooledBody<B> {
     type Error = Interrupted;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Interrupted>>> {
-        let frame = ready!(Pin::new(&mut self.received).poll_frame(cx));
+        let Self { received, connection } = &mut *self;
+        let driver = connection.as_ref().and_then(Connection::driver);
+        if let Some(driver) = driver {
+            driver.hold();
+        }
+        let frame = Pin::new(&mut *received).poll_frame(cx);
+        if let Some(driver) = driver {
+            driver.release(received.is_end_stream());
+        }
+        let frame = ready!(frame);
         if matches!(frame, Some(Err(_))) {
             self.connection = None;
         } else if frame.is_none() {
@@ -220,6 +252,15 @@ impl<B> Body for PooledBody<B> {
 
     fn size_hint(&self) -> SizeHint {
         self.received.size_hint()
+    }
+}
+
+impl<B> Connection<B> {
+    fn driver(&self) -> Option<&DriverWaker> {
+        match &self.carrier {
+            Carrier::Http1(exclusive) => Some(&exclusive.driver),
+            Carrier::Http2(_) => None,
+        }
     }
 }
 

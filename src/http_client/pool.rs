@@ -14,7 +14,8 @@ use tokio::{sync::Semaphore, task::spawn_local};
 use super::{
     ConnectError, Connector, Link, Need, Protocol, Stream,
     carried::Carried,
-    connection::{Carrier, Connection, Provenance},
+    connection::{Carrier, Connection, Exclusive, Provenance},
+    driver::{DriverWaker, drive},
     shelf::{Kept, Shelf},
     stream::Control,
 };
@@ -78,14 +79,14 @@ where
     /// Dropping the future closes a connection that was being made.
     pub async fn checkout(&self, need: Need) -> Result<Connection<B>, ConnectError> {
         if self.speaks(need) == Some(Protocol::Http1) {
-            while let Some((sender, generation)) = self.shelf.take(self.connector.generation()) {
-                if !sender.is_ready() {
+            while let Some((exclusive, generation)) = self.shelf.take(self.connector.generation()) {
+                if !exclusive.sender.is_ready() {
                     // The task that drives it may not have had its turn since the last response.
                     tokio::task::yield_now().await;
                 }
                 // Still not ready: the API closed it, or it is busy with an upload that was answered early.
-                if sender.is_ready() {
-                    return Ok(self.hand_out(Carrier::Http1(sender), Provenance::Pool, generation));
+                if exclusive.sender.is_ready() {
+                    return Ok(self.hand_out(Carrier::Http1(exclusive), Provenance::Pool, generation));
                 }
             }
         }
@@ -133,7 +134,7 @@ where
             self.protocol.set(Some(protocol));
         }
         let carrier = match protocol {
-            Protocol::Http1 => Carrier::Http1(http1_sender(stream).await?),
+            Protocol::Http1 => Carrier::Http1(exclusive(stream).await?),
             Protocol::Http2 => Carrier::Http2(self.shelf.share(http2_parts(stream).await?, generation)),
         };
         Ok(self.hand_out(carrier, Provenance::New, generation))
@@ -177,23 +178,22 @@ where
     }
 }
 
-async fn http1_sender<B>(stream: Stream) -> Result<http1::SendRequest<Carried<B>>, ConnectError>
+async fn exclusive<B>(stream: Stream) -> Result<Exclusive<B>, ConnectError>
 where
     B: Body + Unpin + 'static,
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let (sender, driver) = http1::Builder::new()
+    let (sender, connection) = http1::Builder::new()
         .max_buf_size(MAX_HEAD as usize)
         .max_header_size(MAX_HEAD as usize)
         .handshake(TokioIo::new(stream))
         .await
         .map_err(ConnectError::Http)?;
-    spawn_local(async move {
-        // Whoever waits for a response is told of the error by its sender.
-        let _ = driver.with_upgrades().await;
-    });
-    Ok(sender)
+    let driver = Arc::<DriverWaker>::default();
+    // Whoever waits for a response is told of an error by its sender.
+    spawn_local(drive(connection.with_upgrades(), Arc::clone(&driver)));
+    Ok(Exclusive { sender, driver })
 }
 
 /// What a new HTTP/2 connection consists of.
@@ -249,7 +249,7 @@ where
             }
             ended
         });
-        // As above.
+        // Whoever waits for a response is told of an error by its sender.
         let _ = driven.await;
     });
     Ok(Http2Parts { sender, max_streams, control })

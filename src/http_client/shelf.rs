@@ -8,12 +8,12 @@ use std::{
     time::Duration,
 };
 
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http2;
 use tokio::sync::Notify;
 
 use super::{
     carried::{Carried, Outlasting, Streams},
-    connection::{Carrier, Ticket},
+    connection::{Carrier, Exclusive, Ticket},
     pool::{Http2Parts, MAX_STREAMS},
     stream::Control,
 };
@@ -50,7 +50,7 @@ pub struct Kept {
 
 #[derive(Debug)]
 struct Idle<B> {
-    sender: http1::SendRequest<Carried<B>>,
+    exclusive: Exclusive<B>,
     since_sweep: u64,
     /// See [`Link`](super::Link).
     generation: u64,
@@ -90,22 +90,22 @@ impl<B> Shelf<B> {
     }
 
     /// The last used one; those of a generation before the `current` one are closed.
-    pub(super) fn take(&self, current: u64) -> Option<(http1::SendRequest<Carried<B>>, u64)> {
+    pub(super) fn take(&self, current: u64) -> Option<(Exclusive<B>, u64)> {
         let mut idle = self.idle.borrow_mut();
         let taken = std::iter::from_fn(|| idle.pop()).find(|idle| idle.generation >= current);
         self.connections.set_idle(idle.len());
         self.fewest.set(self.fewest.get().min(idle.len()));
-        taken.map(|idle| (idle.sender, idle.generation))
+        taken.map(|idle| (idle.exclusive, idle.generation))
     }
 
     pub(super) fn put(&self, carrier: Carrier<B>, generation: u64) {
         // A stream's ticket needs no more than to be dropped.
-        let Carrier::Http1(sender) = carrier else { return };
+        let Carrier::Http1(exclusive) = carrier else { return };
         let mut idle = self.idle.borrow_mut();
         let Kept { idle: kept, of_burst } = self.kept;
         let is_kept = idle.len() < kept || self.connections.open() <= kept + of_burst;
-        if is_kept && !sender.is_closed() {
-            idle.push(Idle { sender, since_sweep: self.sweep.get(), generation });
+        if is_kept && !exclusive.sender.is_closed() {
+            idle.push(Idle { exclusive, since_sweep: self.sweep.get(), generation });
             self.connections.set_idle(idle.len());
             // The first that is; the rest are seen by whoever was told of it.
             if idle.len() == kept + 1 {
@@ -172,7 +172,7 @@ impl<B> Shelf<B> {
         self.sweep.set(this);
         let mut idle = self.idle.borrow_mut();
         let before = idle.len();
-        idle.retain(|idle| idle.since_sweep + 1 >= this && !idle.sender.is_closed());
+        idle.retain(|idle| idle.since_sweep + 1 >= this && !idle.exclusive.sender.is_closed());
         // They were of no use, as those are that a trim looks for.
         self.fewest.set(self.fewest.get().saturating_sub(before - idle.len()));
         self.connections.set_idle(idle.len());
@@ -215,7 +215,7 @@ mod tests {
         time::{sleep, timeout},
     };
 
-    use super::{Carrier, Kept, SETTLING, Shelf};
+    use super::{Carrier, Exclusive, Kept, SETTLING, Shelf};
     use crate::metrics::{Connections, OpenConnection};
 
     type Body = Empty<Bytes>;
@@ -241,7 +241,7 @@ mod tests {
             self.ends.push((end, self.connections.opened()));
             let (sender, driver) = http1::handshake(TokioIo::new(ours)).await.expect("nothing is sent");
             spawn_local(driver);
-            Carrier::Http1(sender)
+            Carrier::Http1(Exclusive { sender, driver: Arc::default() })
         }
 
         async fn return_new(&mut self, count: usize) {
