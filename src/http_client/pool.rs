@@ -30,9 +30,13 @@ const STREAM_WINDOW: u32 = 512 * 1_024;
 const CONNECTION_WINDOW: u32 = MAX_STREAMS * STREAM_WINDOW;
 /// How much of an upload is buffered for a request over HTTP/2, in bytes.
 const SEND_BUFFER: usize = 256 * 1_024;
-/// The largest head of a response, and over HTTP/1.1 its largest trailer section, in bytes: 64 KiB. What
-/// hyper buffers of an HTTP/1.1 connection, either way, has the same bound.
+/// The largest head of a response, and over HTTP/1.1 its largest trailer section, in bytes: 64 KiB.
 const MAX_HEAD: u32 = 64 * 1_024;
+/// What is buffered of an HTTP/1.1 connection, either way, in bytes; bodies go on in parts of this size. The first few
+/// of a thread have more, so that large bodies cost less, and the others, of which there may be hundreds, less memory.
+const BUFFER: usize = 64 * 1_024;
+const LARGE_BUFFER: usize = 2 * BUFFER;
+const WITH_LARGE_BUFFER: usize = 16;
 /// How often an HTTP/2 connection with requests under way is asked whether it is still there, and how
 /// long the API may take to say so.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
@@ -134,7 +138,7 @@ where
             self.protocol.set(Some(protocol));
         }
         let carrier = match protocol {
-            Protocol::Http1 => Carrier::Http1(exclusive(stream).await?),
+            Protocol::Http1 => Carrier::Http1(exclusive(stream, self.buffer()).await?),
             Protocol::Http2 => Carrier::Http2(self.shelf.share(http2_parts(stream).await?, generation)),
         };
         Ok(self.hand_out(carrier, Provenance::New, generation))
@@ -142,6 +146,11 @@ where
 
     fn speaks(&self, need: Need) -> Option<Protocol> {
         if need == Need::Http1 { Some(Protocol::Http1) } else { self.protocol.get() }
+    }
+
+    /// Of the newest connection.
+    fn buffer(&self) -> usize {
+        if self.shelf.connections.open() <= WITH_LARGE_BUFFER { LARGE_BUFFER } else { BUFFER }
     }
 
     fn hand_out(&self, carrier: Carrier<B>, provenance: Provenance, generation: u64) -> Connection<B> {
@@ -178,14 +187,14 @@ where
     }
 }
 
-async fn exclusive<B>(stream: Stream) -> Result<Exclusive<B>, ConnectError>
+async fn exclusive<B>(stream: Stream, buffer: usize) -> Result<Exclusive<B>, ConnectError>
 where
     B: Body + Unpin + 'static,
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let (sender, connection) = http1::Builder::new()
-        .max_buf_size(MAX_HEAD as usize)
+        .max_buf_size(buffer)
         .max_header_size(MAX_HEAD as usize)
         .handshake(TokioIo::new(stream))
         .await
