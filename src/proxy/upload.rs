@@ -20,13 +20,19 @@ use super::{
 };
 use crate::{listener::RequestBody, metrics::HttpCounts, patience::Patience};
 
-/// A request's body on its way to the API.
+/// A request's body on its way to the API. Those are boxed, as most requests have none, and all are passed around.
 #[derive(Debug)]
 pub(super) enum Upload {
-    /// Boxed, as most requests have none, and all are passed around.
+    Nothing,
     Streamed(Box<Streamed>),
-    /// As it was kept when it was first sent, and as it was framed; or none at all.
-    Whole { body: Full<Bytes>, is_chunked: bool },
+    Kept(Box<Kept>),
+}
+
+/// As it was kept when it was first sent, and as it was framed.
+#[derive(Debug)]
+pub(super) struct Kept {
+    body: Full<Bytes>,
+    is_chunked: bool,
 }
 
 /// As the caller sends it, once the gate is open.
@@ -71,7 +77,7 @@ impl Upload {
         counts: &HttpCounts,
     ) -> (Self, UploadWatch) {
         if incoming.is_end_stream() {
-            return (Self::none(), UploadWatch::NoBody);
+            return (Self::Nothing, UploadWatch::NoBody);
         }
         let shared = Rc::new(Shared {
             last_moved: Cell::new(None),
@@ -86,20 +92,16 @@ impl Upload {
         (Self::Streamed(Box::new(Streamed { incoming, patience: Patience::new(idle_timeout), gate, shared })), watch)
     }
 
-    fn none() -> Self {
-        Self::Whole { body: Full::default(), is_chunked: false }
-    }
-
     /// No body, and not to be sent again.
     pub(super) fn once() -> (Self, UploadWatch) {
-        (Self::none(), UploadWatch::Once)
+        (Self::Nothing, UploadWatch::Once)
     }
 
     /// Who opens the gate that it waits at.
     pub(super) fn gatekeeper(&self) -> Option<&Gatekeeper> {
         match self {
             Self::Streamed(streamed) => streamed.shared.gatekeeper.as_ref(),
-            Self::Whole { .. } => None,
+            Self::Nothing | Self::Kept(_) => None,
         }
     }
 }
@@ -110,25 +112,27 @@ impl Body for Upload {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
+            Self::Nothing => Poll::Ready(None),
             Self::Streamed(streamed) => streamed.poll_frame(cx),
-            Self::Whole { body, .. } => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
+            Self::Kept(kept) => Pin::new(&mut kept.body).poll_frame(cx).map_err(|never| match never {}),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
+            Self::Nothing => true,
             Self::Streamed(streamed) => streamed.incoming.is_end_stream(),
             // Even an empty one has its last chunk.
-            Self::Whole { is_chunked: true, .. } => false,
-            Self::Whole { body, is_chunked: false } => body.is_end_stream(),
+            Self::Kept(kept) => !kept.is_chunked && kept.body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
+            Self::Nothing => SizeHint::with_exact(0),
             Self::Streamed(streamed) => streamed.incoming.size_hint(),
-            Self::Whole { is_chunked: true, .. } => SizeHint::new(),
-            Self::Whole { body, is_chunked: false } => body.size_hint(),
+            Self::Kept(kept) if kept.is_chunked => SizeHint::new(),
+            Self::Kept(kept) => kept.body.size_hint(),
         }
     }
 }
@@ -217,11 +221,13 @@ impl UploadWatch {
 
     /// The same body once more; `None` if it has not ended or was not kept whole.
     pub(super) fn again(&self) -> Option<Upload> {
-        let (body, is_chunked) = match self {
-            Self::NoBody => (Bytes::new(), false),
-            Self::Once => return None,
-            Self::Body(shared) => (shared.copy.borrow().whole()?, shared.is_chunked),
-        };
-        Some(Upload::Whole { body: Full::new(body), is_chunked })
+        match self {
+            Self::NoBody => Some(Upload::Nothing),
+            Self::Once => None,
+            Self::Body(shared) => {
+                let body = Full::new(shared.copy.borrow().whole()?);
+                Some(Upload::Kept(Box::new(Kept { body, is_chunked: shared.is_chunked })))
+            }
+        }
     }
 }
