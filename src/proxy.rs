@@ -5,6 +5,7 @@ mod allow;
 mod body;
 mod error;
 mod expect;
+mod fields;
 mod forwarded;
 mod guard;
 pub(crate) mod headers;
@@ -22,6 +23,7 @@ pub(crate) mod verdict;
 
 use std::{
     cell::{Cell, RefCell},
+    mem,
     pin::pin,
     rc::Rc,
     time::Duration,
@@ -31,9 +33,10 @@ use http::{Request, Response, StatusCode, Version, request::Parts};
 use http_body::Body;
 use prometheus_client::metrics::{counter::Counter, family::Family};
 
-pub use self::{body::ResponseBody, error::ProxyError, guard::Forbidden};
+pub use self::{body::ResponseBody, error::ProxyError, guard::Forbidden, measure::ProxyMetrics};
 use self::{
     expect::Gate,
+    fields::Fields,
     guard::Guard,
     in_flight::InFlightLimit,
     live::Live,
@@ -51,7 +54,7 @@ use crate::{
     config::{Config, Forwarded},
     http_client::{Connector, Kept, Pool, PooledBody},
     listener::RequestBody,
-    metrics::{Answerer, HttpCounts, HttpMetrics, Metrics, Rejection},
+    metrics::{Answerer, HttpCounts, Rejection},
     token::{Bearer, FollowUp, Renewal, Replay, TokenCell},
 };
 
@@ -95,21 +98,6 @@ impl Limits {
             in_flight: InFlightLimit::new(config.upstream.max_in_flight),
             replay_memory: ReplayMemory::new(config.token.max_replay_body, config.token.max_replay_memory),
         }
-    }
-}
-
-/// The metrics that the proxies of all threads write.
-#[derive(Clone, Debug)]
-pub struct ProxyMetrics {
-    http: HttpMetrics,
-    rejections: Family<Rejection, Counter>,
-}
-
-impl ProxyMetrics {
-    /// Of all metrics.
-    #[must_use]
-    pub fn new(metrics: &Metrics) -> Self {
-        Self { http: metrics.http.clone(), rejections: metrics.token.rejections.clone() }
     }
 }
 
@@ -184,8 +172,9 @@ impl Proxy {
         let (mut head, body) = request.into_parts();
         let measure = Measure::begin(&self.counts, &self.clock, &head.method, began);
         let live = self.live();
-        let mut outcome = self.forward(&mut head, body, began, &live, &measure).await;
-        live.access.log(&head, &outcome, || self.clock.now().saturating_since(began));
+        let fields = Fields::default();
+        let mut outcome = self.forward(&mut head, &fields, body, began, &live, &measure).await;
+        live.access.log(&mut head, &fields, &outcome, || self.clock.now().saturating_since(began));
         match &mut outcome {
             Ok(response) => {
                 measure.answered(response.status(), Answerer::Upstream);
@@ -199,17 +188,18 @@ impl Proxy {
     /// Answers a request on a connection that is one too many.
     #[must_use]
     pub fn refuse(&self, request: Request<RequestBody>) -> Response<ResponseBody> {
-        let (head, _) = request.into_parts();
+        let (mut head, _) = request.into_parts();
         let error = ProxyError::Crowded;
         let answer = error.response();
         Measure::begin(&self.counts, &self.clock, &head.method, self.clock.now()).failed(&error);
-        self.live().access.log(&head, &Err(error), || Duration::ZERO);
+        self.live().access.log(&mut head, &Fields::default(), &Err(error), || Duration::ZERO);
         answer
     }
 
     async fn forward(
         &self,
         head: &mut Parts,
+        fields: &Fields,
         body: RequestBody,
         now: Moment,
         live: &Live,
@@ -238,8 +228,8 @@ impl Proxy {
         }
         forwarded::introduce(self.forwarded, head, peer);
         headers::set(&mut head.headers, &live.set_headers);
-        let headers = Cell::from_mut(&mut head.headers);
-        let mut outbound = Outbound { api: &self.api, method: &head.method, target, headers, upgrade, measure };
+        fields.set(mem::take(&mut head.headers));
+        let mut outbound = Outbound { api: &self.api, method: &head.method, target, fields, upgrade, measure };
         let (generation, mut response) = self.send(&outbound, upload, &watch, bearer).await?;
         if upgrade::is_switch(response.status()) {
             let (upgrade, protocol) = outbound.granted(response.headers()).ok_or(ProxyError::Malformed)?;

@@ -4,7 +4,7 @@ use std::{borrow::Cow, time::Duration};
 
 use http::{HeaderMap, HeaderName, Response, request::Parts};
 
-use super::{ProxyError, ResponseBody, forwarded};
+use super::{ProxyError, ResponseBody, fields::Fields, forwarded};
 use crate::{
     config,
     report::{Report, shortened},
@@ -39,21 +39,22 @@ impl AccessLog {
         self.choice != config::AccessLog::Off
     }
 
-    fn is_slow(self, elapsed: impl FnOnce() -> Duration) -> bool {
-        !self.slow.is_zero() && elapsed() >= self.slow
-    }
-
-    /// Writes the line of one request, without its query.
+    /// Writes the line of one request, if it gets one, without its query. `sent` has those of its fields that it went
+    /// out with.
     pub(super) fn log(
         self,
-        head: &Parts,
+        head: &mut Parts,
+        sent: &Fields,
         outcome: &Result<Response<ResponseBody>, ProxyError>,
         elapsed: impl Fn() -> Duration,
     ) {
+        if !self.tells_of(outcome, &elapsed) {
+            return;
+        }
+        sent.restore(&mut head.headers);
         let (method, path) = (&*shortened(head.method.as_str(), MAX_METHOD), &*short_path(head.uri.path()));
-        match (self.choice, outcome) {
-            (config::AccessLog::Off, _) => {}
-            (_, Err(error)) => tracing::warn!(
+        match outcome {
+            Err(error) => tracing::warn!(
                 method,
                 path,
                 status = error.status().as_u16(),
@@ -65,7 +66,7 @@ impl AccessLog {
                 elapsed_ms = millis(elapsed()),
                 "a request was not served"
             ),
-            (_, Ok(response)) if response.status().is_server_error() => tracing::warn!(
+            Ok(response) if response.status().is_server_error() => tracing::warn!(
                 method,
                 path,
                 status = response.status().as_u16(),
@@ -76,7 +77,7 @@ impl AccessLog {
                 elapsed_ms = millis(elapsed()),
                 "the API failed a request"
             ),
-            (config::AccessLog::All, Ok(response)) => tracing::info!(
+            Ok(response) if self.choice == config::AccessLog::All => tracing::info!(
                 method,
                 path,
                 status = response.status().as_u16(),
@@ -87,7 +88,7 @@ impl AccessLog {
                 elapsed_ms = millis(elapsed()),
                 "a request was forwarded"
             ),
-            (config::AccessLog::Errors, Ok(response)) if self.is_slow(&elapsed) => tracing::info!(
+            Ok(response) => tracing::info!(
                 method,
                 path,
                 status = response.status().as_u16(),
@@ -98,8 +99,24 @@ impl AccessLog {
                 elapsed_ms = millis(elapsed()),
                 "a request took long"
             ),
-            (config::AccessLog::Errors, Ok(_)) => {}
         }
+    }
+
+    /// Whether a request gets one.
+    fn tells_of(
+        self,
+        outcome: &Result<Response<ResponseBody>, ProxyError>,
+        elapsed: impl FnOnce() -> Duration,
+    ) -> bool {
+        match (self.choice, outcome) {
+            (config::AccessLog::Off, _) => false,
+            (config::AccessLog::All, _) | (config::AccessLog::Errors, Err(_)) => true,
+            (config::AccessLog::Errors, Ok(response)) => response.status().is_server_error() || self.is_slow(elapsed),
+        }
+    }
+
+    fn is_slow(self, elapsed: impl FnOnce() -> Duration) -> bool {
+        !self.slow.is_zero() && elapsed() >= self.slow
     }
 }
 

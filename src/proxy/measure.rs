@@ -3,12 +3,28 @@
 use std::cell::Cell;
 
 use http::{Method, StatusCode};
+use prometheus_client::metrics::{counter::Counter, family::Family};
 
 use super::ProxyError;
 use crate::{
     clock::{Clock, Moment},
-    metrics::{Answerer, HttpCounts, MethodLabel},
+    metrics::{Answerer, HttpCounts, HttpMetrics, MethodLabel, Metrics, Rejection},
 };
+
+/// The metrics that the proxies of all threads write.
+#[derive(Clone, Debug)]
+pub struct ProxyMetrics {
+    pub(super) http: HttpMetrics,
+    pub(super) rejections: Family<Rejection, Counter>,
+}
+
+impl ProxyMetrics {
+    /// Of all metrics.
+    #[must_use]
+    pub fn new(metrics: &Metrics) -> Self {
+        Self { http: metrics.http.clone(), rejections: metrics.token.rejections.clone() }
+    }
+}
 
 /// Measures one request, until it is dropped with the last byte of the answer.
 #[derive(Debug)]

@@ -1,7 +1,5 @@
 //! A request as the API gets it, for as many times as it has to be sent.
 
-use std::cell::Cell;
-
 use http::{
     HeaderMap, HeaderValue, Method, Request, Uri, Version,
     header::{AUTHORIZATION, CONNECTION, EXPECT, HOST, TE, TRANSFER_ENCODING},
@@ -9,7 +7,7 @@ use http::{
 };
 use http_body::Body;
 
-use super::{headers::lines, measure::Measure, upgrade::Upgrade, upload::Upload};
+use super::{fields::Fields, headers::lines, measure::Measure, upgrade::Upgrade, upload::Upload};
 use crate::{
     config::{self, Origin},
     http_client::{Need, Protocol},
@@ -41,7 +39,7 @@ pub(super) struct Outbound<'a> {
     pub(super) method: &'a Method,
     pub(super) target: PathAndQuery,
     /// Without any hop-by-hop field.
-    pub(super) headers: &'a Cell<HeaderMap>,
+    pub(super) fields: &'a Fields,
     pub(super) upgrade: Option<Upgrade>,
     pub(super) measure: &'a Measure,
 }
@@ -64,10 +62,8 @@ impl Outbound<'_> {
         let is_chunked = !body.is_end_stream() && body.size_hint().exact().is_none();
         let mut request = Request::new(body);
         *request.method_mut() = self.method.clone();
-        // A copy stays: hyper reads the answer's fields into what goes out, for which the original has room.
         let headers = request.headers_mut();
-        *headers = self.headers.take();
-        self.headers.set(headers.clone());
+        *headers = self.fields.give();
         headers.insert(AUTHORIZATION, authorization);
         match protocol {
             Protocol::Http1 => {
