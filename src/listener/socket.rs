@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use rustix::net::sockopt::set_socket_linger;
+use rustix::net::sockopt::{set_socket_linger, set_tcp_congestion};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixSocket, UnixStream},
@@ -50,6 +50,15 @@ impl fmt::Display for Peer {
     }
 }
 
+/// Has what goes to callers on this machine sent as it comes. There is no path whose pace had to be found, which is what
+/// hosts have BBR for; connections are accepted with what their port has (tcp(7), `TCP_CONGESTION`).
+pub(super) fn unpace(port: &std::net::TcpListener, address: &SocketAddr) {
+    if address.ip().is_loopback() {
+        // An error means that the kernel does not have it: all are served by what it has.
+        let _ = set_tcp_congestion(port, "reno");
+    }
+}
+
 /// An open socket that belongs to no runtime yet.
 #[derive(Debug)]
 pub(super) enum Bound {
@@ -74,6 +83,7 @@ impl Bound {
         socket.bind(address)?;
         let tcp = socket.listen(BACKLOG)?.into_std()?;
         let address = tcp.local_addr()?;
+        unpace(&tcp, &address);
         Ok((Self::Tcp(tcp), address))
     }
 
@@ -242,5 +252,31 @@ impl AsyncWrite for Stream {
             Self::Tcp(tcp) => Pin::new(tcp).poll_shutdown(cx),
             Self::Unix(unix) => Pin::new(unix).poll_shutdown(cx),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{SocketAddr, TcpStream};
+
+    use rustix::net::sockopt::tcp_congestion;
+    use tokio::net::TcpSocket;
+
+    use super::{Bound, Port};
+
+    /// What a caller at this address is served by.
+    async fn congestion_control(address: &str) -> String {
+        let (port, address) = Bound::tcp(address.parse().expect("an address")).expect("a free port");
+        let Port::Tcp(port) = port.attach().expect("it can be watched") else { panic!("another kind of port") };
+        let _caller = TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], address.port()))).expect("it listens");
+        let (accepted, _) = port.accept().await.expect("there is a caller");
+        tcp_congestion(&accepted).expect("it has one")
+    }
+
+    #[tokio::test]
+    async fn callers_are_served_without_pacing_where_only_this_machine_can_call() {
+        assert_eq!(congestion_control("127.0.0.1:0").await, "reno");
+        let host_s_own = tcp_congestion(TcpSocket::new_v4().expect("a socket")).expect("it has one");
+        assert_eq!(congestion_control("0.0.0.0:0").await, host_s_own);
     }
 }
