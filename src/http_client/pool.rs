@@ -32,7 +32,7 @@ const CONNECTION_WINDOW: u32 = MAX_STREAMS * STREAM_WINDOW;
 const SEND_BUFFER: usize = 256 * 1_024;
 /// The largest head of a response, and over HTTP/1.1 its largest trailer section, in bytes: 64 KiB.
 const MAX_HEAD: u32 = 64 * 1_024;
-/// What is buffered of an HTTP/1.1 connection, either way, in bytes; bodies go on in parts of this size. The first few
+/// How much of an HTTP/1.1 connection is buffered, either way, in bytes; no part of a body is longer. The first few
 /// of a thread have more, so that large bodies cost less, and the others, of which there may be hundreds, less memory.
 const BUFFER: usize = 64 * 1_024;
 const LARGE_BUFFER: usize = 2 * BUFFER;
@@ -148,7 +148,7 @@ where
         if need == Need::Http1 { Some(Protocol::Http1) } else { self.protocol.get() }
     }
 
-    /// Of the newest connection.
+    /// What the newest connection may buffer.
     fn buffer(&self) -> usize {
         if self.shelf.connections.open() <= WITH_LARGE_BUFFER { LARGE_BUFFER } else { BUFFER }
     }

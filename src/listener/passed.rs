@@ -19,7 +19,7 @@ use std::{
 use listenfd::ListenFd;
 use rustix::net::sockopt::socket_acceptconn;
 
-use super::socket::{Bound, unpace};
+use super::socket::Bound;
 use crate::config::{Address, Listen, is_exposed};
 
 /// Why none is taken from systemd.
@@ -172,7 +172,6 @@ fn of_tcp(tcp: TcpListener, listen: &Listen) -> Result<(Bound, Address), PassedE
         return Err(PassedError::Users);
     }
     tcp.set_nonblocking(true)?;
-    unpace(&tcp, &address);
     Ok((Bound::Tcp(tcp), Address::Tcp(address)))
 }
 

@@ -24,7 +24,7 @@ use tokio::{
     net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixSocket, UnixStream},
 };
 
-use crate::gathered::poll_write_parts;
+use crate::{config::is_exposed, gathered::poll_write_parts};
 
 /// How many connections the kernel completes before they are accepted.
 const BACKLOG: u32 = 1_024;
@@ -50,10 +50,10 @@ impl fmt::Display for Peer {
     }
 }
 
-/// Has what goes to callers on this machine sent as it comes. There is no path whose pace had to be found, which is what
+/// Has what goes to callers on this machine sent as it comes. There is no path whose pace has to be found, which is what
 /// hosts have BBR for; connections are accepted with what their port has (tcp(7), `TCP_CONGESTION`).
-pub(super) fn unpace(port: &std::net::TcpListener, address: &SocketAddr) {
-    if address.ip().is_loopback() {
+fn unpace(port: &std::net::TcpListener, address: &SocketAddr) {
+    if !is_exposed(address) {
         // An error means that the kernel does not have it: all are served by what it has.
         let _ = set_tcp_congestion(port, "reno");
     }

@@ -39,8 +39,8 @@ impl AccessLog {
         self.choice != config::AccessLog::Off
     }
 
-    /// Writes the line of one request, if it gets one, without its query. `sent` has those of its fields that it went
-    /// out with.
+    /// Writes the line of one request, if it gets one, without its query. `sent` has the fields that it went out with,
+    /// if it did.
     pub(super) fn log(
         self,
         head: &mut Parts,
@@ -102,7 +102,7 @@ impl AccessLog {
         }
     }
 
-    /// Whether a request gets one.
+    /// Whether a request gets a line.
     fn tells_of(
         self,
         outcome: &Result<Response<ResponseBody>, ProxyError>,

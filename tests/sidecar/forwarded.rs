@@ -119,6 +119,13 @@ fn lines_have_the_ids_by_which_others_know_a_request_and_never_the_query() {
     self::line(&sidecar, 2);
     sidecar.ask("TRACE", "/a?secret=3", &[], b"").assert_problem(405, "method_not_allowed");
     sidecar.process.logged("a request was not served");
+    // One that fails after it was sent.
+    let mut caller = sidecar.connect();
+    caller.say("GET /a?secret=4 HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: mine-4\r\n\r\n");
+    drop(api.asked());
+    assert_eq!(caller.response("GET").expect("an answer").status, 502);
+    let failed = |line: &Value| line["message"] == "a request was not served" && line["request_id"] == "mine-4";
+    wait_for("its line", || sidecar.process.log().into_iter().find(failed));
     assert!(!sidecar.process.stderr().contains("secret="), "a query was logged");
 }
 
