@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_driver_is_woken_at_once_unless_its_waker_is_held() {
+    async fn a_driver_is_woken_at_once_while_its_waker_is_not_held() {
         driven(async |_, hyper, turns| {
             assert_eq!(turns.get(), 1);
             hyper.wake_by_ref();

@@ -33,7 +33,8 @@ const SEND_BUFFER: usize = 256 * 1_024;
 /// The largest head of a response, and over HTTP/1.1 its largest trailer section, in bytes: 64 KiB.
 const MAX_HEAD: u32 = 64 * 1_024;
 /// How much of an HTTP/1.1 connection is buffered, either way, in bytes; no part of a body is longer. The first few
-/// of a thread have more, so that large bodies cost less, and the others, of which there may be hundreds, less memory.
+/// connections of a thread have more, so that large bodies cost less, and the others, of which there may be hundreds,
+/// less memory.
 const BUFFER: usize = 64 * 1_024;
 const LARGE_BUFFER: usize = 2 * BUFFER;
 const WITH_LARGE_BUFFER: usize = 16;

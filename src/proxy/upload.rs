@@ -20,7 +20,8 @@ use super::{
 };
 use crate::{listener::RequestBody, metrics::HttpCounts, patience::Patience};
 
-/// A request's body on its way to the API. Boxed, as most requests have none, and all are passed around.
+/// A request's body on its way to the API. What there is of it is boxed, as most requests have none, and all are passed
+/// around.
 #[derive(Debug)]
 pub(super) enum Upload {
     Nothing,
