@@ -1,7 +1,7 @@
 # The units: no fault, and an exposure of 2.0 at most, by systemd-analyze.
 . "$(dirname "$0")/lib.sh"
 # Where it is installed there is nothing yet.
-sed "s|^ExecStart=/usr/bin/token-valet|ExecStart=$TOKEN_VALET_STATIC_BIN|" "$deploy/systemd/token-valet.service" \
+sed "s|^ExecStart=/usr/bin/token-valet|ExecStart=\"$TOKEN_VALET_STATIC_BIN\"|" "$deploy/systemd/token-valet.service" \
   >"$own/token-valet.service"
 cp "$deploy/systemd/token-valet.socket" "$own"
 # What it says is a fault of a unit, also if it exits with 0.
