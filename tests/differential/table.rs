@@ -87,7 +87,8 @@ pub(crate) fn render(rows: &[Row], reasons: &Reasons, cases: usize) -> String {
     let mut text = format!(
         "# Where token-valet differs from nginx and HAProxy\n\n\
          Written by `TOKEN_VALET_BLESS=1 cargo test --test differential`; the reasons come from `reasons.txt`.\n\
-         The peers are those of Debian 12: nginx 1.22 and HAProxy 2.6, with the settings in `proxies.rs`.\n\
+         The peers are Debian 12's nginx 1.22.1-9+deb12u11 and HAProxy 2.6.12-1+deb12u4: what a security update changes\n\
+         is to be written anew. Their settings are in `proxies.rs`.\n\
          Of {cases} cases, {} differ. `=` is what token-valet does; a case is to be found by its name in `cases/`.\n",
         differing.len()
     );
