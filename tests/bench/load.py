@@ -61,8 +61,7 @@ def saturate(target: Target, connections: int, seconds: int, cpu: int) -> Answer
     What fails does not count, and is told; where more than a twentieth does, there is nothing to compare.
     """
     out = _run(["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s", *target.arguments], cpu)
-    count, took = re.search(r"(\d+) requests in ([\d.]+)s,", out).groups()
-    answered = int(count)
+    answered = int(re.search(r"(\d+) requests in", out).group(1))
     refused = re.search(r"Non-2xx or 3xx responses: (\d+)", out)
     broken = re.search(r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", out)
     failed = int(refused.group(1)) if refused else 0
@@ -71,8 +70,9 @@ def saturate(target: Target, connections: int, seconds: int, cpu: int) -> Answer
         raise NoAnswers(f"{target.url} was not answered 200\n\n{out}")
     if failed + lost:
         print(f"{target.url}: {failed + lost} of {answered} requests failed", file=sys.stderr)
-    # It looks at the time every tenth of a second only.
-    return Answered(answered - failed, float(took))
+    # It looks at the time every tenth of a second only, and goes on until then.
+    rate = float(re.search(r"Requests/sec: +([\d.]+)", out).group(1))
+    return Answered(answered - failed, answered / rate)
 
 
 def warm_up(target: Target, connections: int, cpu: int) -> None:

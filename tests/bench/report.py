@@ -126,7 +126,7 @@ def table(found) -> str:
             "## Two threads",
             "",
             f"`listen.threads = 2` on both processors takes {found.threads['ratio']:.2f} times the processor time per request of one thread;",
-            f"the first thread has {share:.0f} % of it, and so about as much of the requests.",
+            f"the first thread has {share:.0f} % of it.",
             "",
         ]
     return "\n".join(out).rstrip() + "\n"
