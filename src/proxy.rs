@@ -167,22 +167,25 @@ impl Proxy {
     ///
     /// # Cancel safety
     /// Dropping the future, as happens when the caller goes away, ends the request at the API too.
-    pub async fn handle(&self, request: Request<RequestBody>) -> Response<ResponseBody> {
+    pub fn handle(self: Rc<Self>, request: Request<RequestBody>) -> impl Future<Output = Response<ResponseBody>> {
+        // Not in the async block, or the request would be moved into it and out again.
         let began = self.clock.now();
         let (mut head, body) = request.into_parts();
-        let measure = Measure::begin(&self.counts, &self.clock, &head.method, began);
-        let live = self.live();
-        let fields = Fields::default();
-        let mut outcome = self.forward(&mut head, &fields, body, began, &live, &measure).await;
-        live.access.log(&mut head, &fields, &outcome, || self.clock.now().saturating_since(began));
-        match &mut outcome {
-            Ok(response) => {
-                measure.answered(response.status(), Answerer::Upstream);
-                response.body_mut().measure(measure);
+        async move {
+            let measure = Measure::begin(&self.counts, &self.clock, &head.method, began);
+            let live = self.live();
+            let fields = Fields::default();
+            let mut outcome = self.forward(&mut head, &fields, body, began, &live, &measure).await;
+            live.access.log(&mut head, &fields, &outcome, || self.clock.now().saturating_since(began));
+            match &mut outcome {
+                Ok(response) => {
+                    measure.answered(response.status(), Answerer::Upstream);
+                    response.body_mut().measure(measure);
+                }
+                Err(error) => measure.failed(error),
             }
-            Err(error) => measure.failed(error),
+            outcome.unwrap_or_else(|error| error.response())
         }
-        outcome.unwrap_or_else(|error| error.response())
     }
 
     /// Answers a request on a connection that is one too many.

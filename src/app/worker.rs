@@ -1,7 +1,8 @@
 //! The threads that serve requests, each with a runtime and a proxy of its own.
 
-use std::{io, rc::Rc, sync::Arc, thread, time::Duration};
+use std::{future::ready, io, rc::Rc, sync::Arc, thread, time::Duration};
 
+use futures_util::future::Either;
 use tokio::{
     runtime::{Builder, LocalOptions},
     sync::{mpsc, watch},
@@ -118,8 +119,11 @@ fn work(
         let serve = |accepted: Accepted| {
             let (proxy, drain, is_surplus) = (Rc::clone(&proxy), drain.clone(), accepted.is_surplus());
             spawn_local(accepted.serve(limits, drain, move |request| {
-                let proxy = Rc::clone(&proxy);
-                async move { if is_surplus { proxy.refuse(request) } else { proxy.handle(request).await } }
+                if is_surplus {
+                    Either::Left(ready(proxy.refuse(request)))
+                } else {
+                    Either::Right(Rc::clone(&proxy).handle(request))
+                }
             }));
         };
         match source {
