@@ -286,11 +286,12 @@ fn watch_configuration(
 async fn serve_admin(admin: Admin, port: Listener, drain: Drain) {
     let admin = Rc::new(admin);
     let accepted = port.accept(drain.clone(), |accepted| {
-        let (admin, is_surplus) = (Rc::clone(&admin), accepted.is_surplus());
-        spawn_local(accepted.serve(ADMIN_LIMITS, drain.clone(), move |request| {
-            let peer = request.body().peer();
+        let admin = Rc::clone(&admin);
+        spawn_local(accepted.serve(ADMIN_LIMITS, drain.clone(), move |head, body, reply| {
+            let (request, peer) = (http::Request::from_parts(head, ()), body.peer());
+            let is_surplus = reply.is_surplus();
             let answer = if is_surplus { admin.handle_surplus(&request, peer) } else { admin.handle(&request, peer) };
-            std::future::ready(answer)
+            std::future::ready(reply.with(answer))
         }));
     });
     if let Err(error) = accepted.await {

@@ -37,7 +37,7 @@ pub use self::{
 };
 use crate::{
     config::{HttpVersion, Origin, Scheme},
-    gathered::Gathered,
+    socket::Socket,
     tls::HandshakeError,
 };
 
@@ -199,12 +199,16 @@ impl Connector {
         let Some(Tls { name, current, .. }) = self.tls.as_deref() else {
             // Nothing is negotiated in plain text: HTTP/2 is known to be there, or it is not (RFC 9113 section 3.3).
             let is_http2 = self.http == HttpVersion::Http2 && need == Need::Any;
-            return Ok((Transport::Plain(Gathered(tcp)), if is_http2 { Protocol::Http2 } else { Protocol::Http1 }, 0));
+            return Ok((
+                Transport::Plain(Socket::new(tcp)),
+                if is_http2 { Protocol::Http2 } else { Protocol::Http1 },
+                0,
+            ));
         };
         let settings = current.load_full();
         let connector = if need == Need::Http1 { &settings.http1 } else { &settings.any };
         let demands_http2 = self.http == HttpVersion::Http2 && need == Need::Any;
-        let tls = match connector.connect(name.clone(), Gathered(tcp)).await.map_err(HandshakeError::from) {
+        let tls = match connector.connect(name.clone(), Socket::new(tcp)).await.map_err(HandshakeError::from) {
             Ok(tls) => tls,
             Err(HandshakeError::NoSharedProtocol) if demands_http2 => return Err(ConnectError::NotHttp2),
             Err(error) => return Err(ConnectError::Tls(error)),

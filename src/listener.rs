@@ -8,11 +8,10 @@ mod request_body;
 mod socket;
 mod stream;
 
-use std::{convert::Infallible, future::poll_fn, io, net::SocketAddr, task::Poll, time::Duration};
+use std::{future::poll_fn, io, net::SocketAddr, task::Poll, time::Duration};
 
 use bytes::Bytes;
-use futures_util::FutureExt;
-use http::{Request, Response, header::EXPECT};
+use http::{Request, request::Parts};
 use http_body::Body;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
@@ -21,7 +20,14 @@ use hyper_util::{
 };
 use tokio::time::sleep;
 
-pub use self::{answer::Answer, passed::PassedError, places::Places, request_body::RequestBody, socket::Peer};
+pub use self::{
+    answer::Answer,
+    caller::{Answered, Reply},
+    passed::PassedError,
+    places::Places,
+    request_body::RequestBody,
+    socket::Peer,
+};
 use self::{
     caller::Watch,
     places::{Place, Row},
@@ -302,9 +308,13 @@ impl Accepted {
     /// Serves HTTP/1.1, or HTTP/2 to callers that begin with it, until the connection ends or, once
     /// the drain has begun, the requests under way are answered. An upgraded connection goes on
     /// without this, and keeps its place.
-    pub async fn serve<F, B>(self, limits: HttpLimits, mut drain: Drain, handle: impl Fn(Request<RequestBody>) -> F)
-    where
-        F: Future<Output = Response<B>> + 'static,
+    pub async fn serve<F, B>(
+        self,
+        limits: HttpLimits,
+        mut drain: Drain,
+        handle: impl Fn(Parts, RequestBody, Reply) -> F,
+    ) where
+        F: Future<Output = Answered<B>> + 'static,
         B: Body<Data = Bytes> + Unpin + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
@@ -320,9 +330,9 @@ impl Accepted {
         let patience = limits.write_timeout;
         let service = service_fn(|request: Request<Incoming>| {
             let (head, body) = request.into_parts();
-            let (body, open) = watch.request(body, head.version, head.headers.contains_key(EXPECT));
-            // Not by an async block, which would have room for it twice.
-            handle(Request::from_parts(head, body)).map(move |answer| Ok::<_, Infallible>(open.with(answer, patience)))
+            let (body, reply) = watch.request(body, &head, patience);
+            // As it is: what is put around it costs a copy of it.
+            handle(head, body, reply)
         });
         let builder = limits.builder();
         let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);

@@ -29,7 +29,7 @@ use std::{
     time::Duration,
 };
 
-use http::{Request, Response, StatusCode, Version, request::Parts};
+use http::{Response, StatusCode, Version, request::Parts};
 use http_body::Body;
 use prometheus_client::metrics::{counter::Counter, family::Family};
 
@@ -53,7 +53,7 @@ use crate::{
     clock::{Clock, Moment},
     config::{Config, Forwarded},
     http_client::{Connector, Kept, Pool, PooledBody},
-    listener::RequestBody,
+    listener::{Answered, Reply, RequestBody},
     metrics::{Answerer, HttpCounts, Rejection},
     token::{Bearer, FollowUp, Renewal, Replay, TokenCell},
 };
@@ -123,7 +123,7 @@ impl Proxy {
             prefix: config.upstream.prefix.clone(),
             api: Api::new(&config.upstream.origin),
             forwarded: config.upstream.forwarded,
-            response_timeouts: Rc::new(ResponseTimeouts::new(config.upstream.response_timeout)),
+            response_timeouts: Rc::new(ResponseTimeouts::new(config.upstream.response_timeout, clock.clone())),
             idle_body_timeout: config.upstream.idle_body_timeout,
             tunnel_idle_timeout: config.upstream.tunnel_idle_timeout,
             in_flight: Rc::new(limits.in_flight),
@@ -165,17 +165,28 @@ impl Proxy {
 
     /// Answers one request, with the API's response or with the reason why there is none.
     ///
+    /// # Errors
+    /// Never.
+    ///
     /// # Cancel safety
     /// Dropping the future, as happens when the caller goes away, ends the request at the API too.
-    pub fn handle(self: Rc<Self>, request: Request<RequestBody>) -> impl Future<Output = Response<ResponseBody>> {
-        // Not in the async block, or the request would be moved into it and out again.
-        let began = self.clock.now();
-        let (mut head, body) = request.into_parts();
+    #[expect(clippy::manual_async_fn, reason = "an async function has room for its arguments twice")]
+    pub fn handle(
+        self: Rc<Self>,
+        mut head: Parts,
+        body: RequestBody,
+        reply: Reply,
+    ) -> impl Future<Output = Answered<ResponseBody>> {
         async move {
+            let began = self.clock.now();
             let measure = Measure::begin(&self.counts, &self.clock, &head.method, began);
             let live = self.live();
             let fields = Fields::default();
-            let mut outcome = self.forward(&mut head, &fields, body, began, &live, &measure).await;
+            let mut outcome = if reply.is_surplus() {
+                Err(ProxyError::Crowded)
+            } else {
+                self.forward(&mut head, &fields, body, began, &live, &measure).await
+            };
             live.access.log(&mut head, &fields, &outcome, || self.clock.now().saturating_since(began));
             match &mut outcome {
                 Ok(response) => {
@@ -184,19 +195,8 @@ impl Proxy {
                 }
                 Err(error) => measure.failed(error),
             }
-            outcome.unwrap_or_else(|error| error.response())
+            reply.with(outcome.unwrap_or_else(|error| error.response()))
         }
-    }
-
-    /// Answers a request on a connection that is one too many.
-    #[must_use]
-    pub fn refuse(&self, request: Request<RequestBody>) -> Response<ResponseBody> {
-        let (mut head, _) = request.into_parts();
-        let error = ProxyError::Crowded;
-        let answer = error.response();
-        Measure::begin(&self.counts, &self.clock, &head.method, self.clock.now()).failed(&error);
-        self.live().access.log(&mut head, &Fields::default(), &Err(error), || Duration::ZERO);
-        answer
     }
 
     async fn forward(
@@ -215,13 +215,13 @@ impl Proxy {
         self.guard.admit(head, peer)?;
         live.allow.check(&head.method, head.uri.path(), &head.headers)?;
         // Before the body is polled: a caller that waits for `100 Continue` does not send it in vain.
-        let bearer = self.bearer(now).await?;
+        let (bearer, now) = self.bearer(now).await?;
 
         let (upgrade, (upload, watch)) = match Upgrade::take(head, body) {
             Ok(upgrade) => {
                 // There is no body to expect anything for.
                 expect::take(&mut head.headers, head.version, false);
-                (Some(upgrade), Upload::once())
+                (Some(Box::new(upgrade)), Upload::once())
             }
             Err(body) => (None, self.upload(head, body)),
         };
@@ -233,7 +233,7 @@ impl Proxy {
         headers::set(&mut head.headers, &live.set_headers);
         fields.set(mem::take(&mut head.headers));
         let mut outbound = Outbound { api: &self.api, method: &head.method, target, fields, upgrade, measure };
-        let (generation, mut response) = self.send(&outbound, upload, &watch, bearer).await?;
+        let (generation, mut response) = self.send(&outbound, upload, &watch, bearer, now).await?;
         if upgrade::is_switch(response.status()) {
             let (upgrade, protocol) = outbound.granted(response.headers()).ok_or(ProxyError::Malformed)?;
             return upgrade.switch(response, protocol, self.tunnel_idle_timeout, in_flight);
@@ -249,17 +249,19 @@ impl Proxy {
 
     fn upload(&self, head: &mut Parts, body: RequestBody) -> (Upload, UploadWatch) {
         let waits = expect::take(&mut head.headers, head.version, !body.is_end_stream());
-        Upload::new(body, waits.then(Gate::new), self.idle_body_timeout, &self.replay_memory, &self.counts)
+        Upload::new(body, waits.then(Gate::new), self.idle_body_timeout, &self.replay_memory, &self.counts, &self.clock)
     }
 
     /// Sends a request, stamped with the token as late as possible, and again where that is safe.
-    /// Returns the generation that it went out with.
+    /// Returns the generation that it went out with. The token was good `now`, from
+    /// when its time counts.
     async fn send(
         &self,
         outbound: &Outbound<'_>,
         mut body: Upload,
         watch: &UploadWatch,
         mut bearer: Bearer,
+        mut now: Moment,
     ) -> Result<(u64, Response<ResponseBody>), ProxyError> {
         let mut connection = match &outbound.upgrade {
             None => self.pool.checkout(outbound.need()).await?,
@@ -268,22 +270,22 @@ impl Proxy {
         };
         if connection.is_new() {
             // Connecting took its time, in which the token may have expired.
-            bearer = self.bearer(self.clock.now()).await?;
+            (bearer, now) = self.bearer(self.clock.now()).await?;
         }
         let mut retries = Retries::new(&self.counts);
         loop {
             let Bearer { authorization, generation } = bearer;
             let is_new = connection.is_new();
             let request = outbound.request(body, connection.protocol(), authorization);
-            outbound.measure.sent();
+            outbound.measure.sent(now);
             let sent = pin!(connection.send(request));
-            match self.response_timeouts.head_of(sent, watch).await? {
+            match self.response_timeouts.head_of(sent, watch, now).await? {
                 Ok(response) => return Ok((generation, self.receive(response, watch)?)),
                 Err(failure) => body = retries.after(failure, is_new, outbound.method, watch)?,
             }
             // Not an idle one again: the API may have closed them all.
             connection = Box::pin(self.pool.connect(outbound.need())).await?;
-            bearer = self.bearer(self.clock.now()).await?;
+            (bearer, now) = self.bearer(self.clock.now()).await?;
         }
     }
 
@@ -352,7 +354,7 @@ impl Proxy {
         };
         count("replay");
         drop(rejection);
-        let (generation, response) = self.send(outbound, body, watch, bearer).await?;
+        let (generation, response) = self.send(outbound, body, watch, bearer, self.clock.now()).await?;
         let verdict = if self.may_be_rejection(response.status()) {
             verdict::judge(response, outbound.method).await
         } else {
@@ -382,10 +384,14 @@ impl Proxy {
         }
     }
 
-    async fn bearer(&self, now: Moment) -> Result<Bearer, ProxyError> {
+    /// The token to be sent `now`, or as soon as there is one; and when that is.
+    async fn bearer(&self, now: Moment) -> Result<(Bearer, Moment), ProxyError> {
         match self.tokens.load(now) {
-            Some(bearer) => Ok(bearer),
-            None => Ok(Box::pin(self.renewal.token()).await?),
+            Some(bearer) => Ok((bearer, now)),
+            None => {
+                let bearer = Box::pin(self.renewal.token()).await?;
+                Ok((bearer, self.clock.now()))
+            }
         }
     }
 }

@@ -1,8 +1,7 @@
 //! The threads that serve requests, each with a runtime and a proxy of its own.
 
-use std::{future::ready, io, rc::Rc, sync::Arc, thread, time::Duration};
+use std::{io, rc::Rc, sync::Arc, thread, time::Duration};
 
-use futures_util::future::Either;
 use tokio::{
     runtime::{Builder, LocalOptions},
     sync::{mpsc, watch},
@@ -117,14 +116,11 @@ fn work(
         spawn_local(follow(config, Rc::clone(&proxy)));
         spawn_local(beats(pulse));
         let serve = |accepted: Accepted| {
-            let (proxy, drain, is_surplus) = (Rc::clone(&proxy), drain.clone(), accepted.is_surplus());
-            spawn_local(accepted.serve(limits, drain, move |request| {
-                if is_surplus {
-                    Either::Left(ready(proxy.refuse(request)))
-                } else {
-                    Either::Right(Rc::clone(&proxy).handle(request))
-                }
-            }));
+            let proxy = Rc::clone(&proxy);
+            spawn_local(
+                accepted
+                    .serve(limits, drain.clone(), move |head, body, reply| Rc::clone(&proxy).handle(head, body, reply)),
+            );
         };
         match source {
             Source::Port(port, lanes) => {

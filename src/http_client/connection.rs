@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::future::Either;
+use futures_util::{FutureExt, future::Either};
 use h2::Reason;
 use http::{Request, Response, Version};
 use http_body::{Body, Frame, SizeHint};
@@ -115,7 +115,7 @@ where
         mut self,
         request: Request<B>,
     ) -> impl Future<Output = Result<Response<PooledBody<B>>, SendError<B>>> + use<B> {
-        // Not in the async block, or the request would be moved into it and out again.
+        // No async block, which would have room for the request, and for the future that it waits for, twice.
         let sent = match &mut self.carrier {
             Carrier::Http1(Exclusive { sender, .. }) => {
                 Either::Left(sender.try_send_request(request.map(Carried::Plain)))
@@ -127,18 +127,14 @@ where
                 Either::Right(sender.try_send_request(request.map(Carried::Stream)))
             }
         };
-        async move {
-            match sent.await {
-                Ok(response) => {
-                    let version = response.version();
-                    Ok(response.map(|incoming| PooledBody {
-                        received: Received::new(incoming, version),
-                        connection: Some(self),
-                    }))
-                }
-                Err(failure) => Err(self.failed(failure)),
+        sent.map(|sent| match sent {
+            Ok(response) => {
+                let version = response.version();
+                Ok(response
+                    .map(|incoming| PooledBody { received: Received::new(incoming, version), connection: Some(self) }))
             }
-        }
+            Err(failure) => Err(self.failed(failure)),
+        })
     }
 
     fn failed(self, mut failure: TrySendError<Request<Carried<B>>>) -> SendError<B> {

@@ -20,7 +20,7 @@ use tokio::{
 };
 use tokio_rustls::client::TlsStream;
 
-use crate::{gathered::Gathered, metrics::OpenConnection, patience::Patience, tls::HandshakeError};
+use crate::{metrics::OpenConnection, patience::Patience, socket::Socket, tls::HandshakeError};
 
 /// A connection, plain or over TLS. A write ends with an error of kind `TimedOut` when the origin
 /// takes nothing for too long.
@@ -59,9 +59,9 @@ impl Control {
 #[derive(Debug)]
 pub(super) enum Transport {
     /// To a loopback host.
-    Plain(Gathered<TcpStream>),
+    Plain(Socket<TcpStream>),
     /// Boxed, as its state is large and connections are passed around.
-    Tls(Box<TlsStream<Gathered<TcpStream>>>),
+    Tls(Box<TlsStream<Socket<TcpStream>>>),
 }
 
 /// Calls the same function on either transport.

@@ -1,6 +1,7 @@
 //! What a caller's connection is at: shared by its bytes and by the requests on it.
 
 use std::{
+    convert::Infallible,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
@@ -10,11 +11,19 @@ use std::{
 };
 
 use futures_util::task::AtomicWaker;
-use http::{HeaderValue, Response, Version, header::CONNECTION};
+use http::{
+    HeaderValue, Response, Version,
+    header::{CONNECTION, EXPECT},
+    request::Parts,
+};
 use http_body::Body;
 use hyper::body::Incoming;
 
-use super::{Answer, Peer, Place, RequestBody, request_body::Leftover};
+use super::{
+    Answer, Peer, RequestBody,
+    places::{Place, Row},
+    request_body::Leftover,
+};
 use crate::received::Received;
 
 /// What the connection is waiting for.
@@ -63,7 +72,7 @@ struct Shared {
     /// An answer that only the connection's end could have told whole was cut off.
     is_torn: AtomicBool,
     peer: Peer,
-    _place: Place,
+    place: Place,
 }
 
 /// Where the connection is.
@@ -89,14 +98,14 @@ impl Watch {
             task: AtomicWaker::new(),
             is_torn: AtomicBool::new(false),
             peer,
-            _place: place,
+            place,
         }))
     }
 
     /// A head has arrived whole. Both of what is returned must have gone before the connection is idle.
-    pub(super) fn request(&self, incoming: Incoming, version: Version, is_awaited: bool) -> (RequestBody, OpenAnswer) {
+    pub(super) fn request(&self, incoming: Incoming, head: &Parts, patience: Duration) -> (RequestBody, Reply) {
         let Shared { requests, open, is_http2, .. } = &*self.0;
-        let number = requests.load(Relaxed) + 1;
+        let (number, version) = (requests.load(Relaxed) + 1, head.version);
         requests.store(number, Relaxed);
         if version == Version::HTTP_2 {
             is_http2.store(true, Relaxed);
@@ -112,8 +121,8 @@ impl Watch {
         let is_chunked = has_body && received.size_hint().exact().is_none();
         self.0.may_have_trailers.store(is_chunked && version < Version::HTTP_2, Relaxed);
         // Reading a body would say that it is wanted.
-        let may_be_read = version < Version::HTTP_2 && !is_awaited;
-        (RequestBody::new(received, may_be_read, open()), OpenAnswer { open: open(), version })
+        let may_be_read = version < Version::HTTP_2 && head.headers.keys().all(|name| *name != EXPECT);
+        (RequestBody::new(received, may_be_read, open()), Reply { open: open(), version, patience })
     }
 
     fn enter(&self, phase: Phase) {
@@ -237,19 +246,33 @@ impl Open {
     }
 }
 
-/// The answer to come.
+/// How a request is answered: never by an error.
+pub type Answered<B> = Result<Response<Answer<B>>, Infallible>;
+
+/// The answer that a request waits for; whoever handles the request makes it.
 #[derive(Debug)]
-pub(super) struct OpenAnswer {
+pub struct Reply {
     open: Open,
     version: Version,
+    /// How long the caller may leave it unread.
+    patience: Duration,
 }
 
-impl OpenAnswer {
-    /// Ends with the last of the body, or once nothing of it was read for `limit`.
-    pub(super) fn with<B: Body + 'static>(self, answer: Response<B>, limit: Duration) -> Response<Answer<B>> {
-        let Self { open, version } = self;
+impl Reply {
+    /// Returns true if the connection is one too many: its requests are to be refused.
+    #[must_use]
+    pub fn is_surplus(&self) -> bool {
+        self.open.watch.0.place.row() == Row::Surplus
+    }
+
+    /// Answers. What is returned ends with the last of the body, or once the caller has left it unread for too long.
+    ///
+    /// # Errors
+    /// Never.
+    pub fn with<B: Body + 'static>(self, answer: Response<B>) -> Answered<B> {
+        let Self { open, version, patience } = self;
         if version == Version::HTTP_2 && !answer.body().is_end_stream() {
-            return answer.map(|body| Answer::watched(body, open, limit));
+            return Ok(answer.map(|body| Answer::watched(body, open, patience)));
         }
         let ends_with_connection = version < Version::HTTP_11 && answer.body().size_hint().exact().is_none();
         let is_last = ends_with_connection || open.watch.0.may_have_trailers.load(Relaxed);
@@ -258,6 +281,6 @@ impl OpenAnswer {
             // hyper would promise to keep it.
             answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        answer
+        Ok(answer)
     }
 }

@@ -24,7 +24,7 @@ use tokio::{
     net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixSocket, UnixStream},
 };
 
-use crate::{config::is_exposed, gathered::poll_write_parts};
+use crate::{config::is_exposed, socket::Socket};
 
 /// How many connections the kernel completes before they are accepted.
 const BACKLOG: u32 = 1_024;
@@ -153,11 +153,13 @@ impl Port {
     /// Dropping the future loses no connection.
     pub(super) async fn accept(&self) -> io::Result<(Stream, Peer)> {
         match self {
-            Self::Tcp(tcp) => tcp.accept().await.map(|(stream, peer)| (Stream::Tcp(stream), Peer::Tcp(peer))),
+            Self::Tcp(tcp) => {
+                tcp.accept().await.map(|(stream, peer)| (Stream::Tcp(Socket::new(stream)), Peer::Tcp(peer)))
+            }
             Self::Unix(unix, _) => {
                 let (stream, _) = unix.accept().await?;
                 let uid = stream.peer_cred()?.uid();
-                Ok((Stream::Unix(stream), Peer::Unix { uid }))
+                Ok((Stream::Unix(Socket::new(stream)), Peer::Unix { uid }))
             }
         }
     }
@@ -166,8 +168,8 @@ impl Port {
 /// A connection's bytes.
 #[derive(Debug)]
 pub(super) enum Stream {
-    Tcp(TcpStream),
-    Unix(UnixStream),
+    Tcp(Socket<TcpStream>),
+    Unix(Socket<UnixStream>),
 }
 
 /// The same while it belongs to no runtime.
@@ -180,22 +182,22 @@ pub(super) enum StdStream {
 impl Stream {
     pub(super) fn into_std(self) -> io::Result<StdStream> {
         Ok(match self {
-            Self::Tcp(tcp) => StdStream::Tcp(tcp.into_std()?),
-            Self::Unix(unix) => StdStream::Unix(unix.into_std()?),
+            Self::Tcp(tcp) => StdStream::Tcp(tcp.into_inner().into_std()?),
+            Self::Unix(unix) => StdStream::Unix(unix.into_inner().into_std()?),
         })
     }
 
     pub(super) fn from_std(stream: StdStream) -> io::Result<Self> {
         Ok(match stream {
-            StdStream::Tcp(tcp) => Self::Tcp(TcpStream::from_std(tcp)?),
-            StdStream::Unix(unix) => Self::Unix(UnixStream::from_std(unix)?),
+            StdStream::Tcp(tcp) => Self::Tcp(Socket::new(TcpStream::from_std(tcp)?)),
+            StdStream::Unix(unix) => Self::Unix(Socket::new(UnixStream::from_std(unix)?)),
         })
     }
 
     /// Sends what is written at once, as Unix sockets always do.
     pub(super) fn set_nodelay(&self) -> io::Result<()> {
         match self {
-            Self::Tcp(tcp) => tcp.set_nodelay(true),
+            Self::Tcp(tcp) => tcp.get_ref().set_nodelay(true),
             Self::Unix(_) => Ok(()),
         }
     }
@@ -203,7 +205,7 @@ impl Stream {
     /// Has its close be a reset, not an end in order. Unix sockets know no such thing.
     pub(super) fn reset_on_close(&self) -> io::Result<()> {
         match self {
-            Self::Tcp(tcp) => Ok(set_socket_linger(tcp, Some(Duration::ZERO))?),
+            Self::Tcp(tcp) => Ok(set_socket_linger(tcp.get_ref(), Some(Duration::ZERO))?),
             Self::Unix(_) => Ok(()),
         }
     }
@@ -232,8 +234,8 @@ impl AsyncWrite for Stream {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Tcp(tcp) => poll_write_parts(Pin::new(tcp), cx, bufs),
-            Self::Unix(unix) => poll_write_parts(Pin::new(unix), cx, bufs),
+            Self::Tcp(tcp) => Pin::new(tcp).poll_write_vectored(cx, bufs),
+            Self::Unix(unix) => Pin::new(unix).poll_write_vectored(cx, bufs),
         }
     }
 

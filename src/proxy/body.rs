@@ -52,7 +52,8 @@ enum Source {
 /// The API's, as it comes, after what was read of it already.
 #[derive(Debug)]
 struct ApiBody {
-    start: Option<Start>,
+    /// Boxed, as it is rare.
+    start: Option<Box<Start>>,
     body: PooledBody<Upload>,
     patience: Patience,
     in_flight: Option<InFlight>,
@@ -101,7 +102,7 @@ impl ResponseBody {
     /// Puts back what was read of it.
     pub(super) fn starting_with(mut self, read: Start) -> Self {
         if let Source::Api(api) = &mut self.0 {
-            api.start = Some(read);
+            api.start = Some(Box::new(read));
         }
         self
     }
@@ -138,7 +139,7 @@ impl Start {
 
 impl ApiBody {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let frame = match self.start.as_mut().and_then(Start::next) {
+        let frame = match self.start.as_deref_mut().and_then(Start::next) {
             Some(frame) => Some(frame),
             None => {
                 let frame = Pin::new(&mut self.body).poll_frame(cx);
@@ -187,7 +188,7 @@ impl Body for ResponseBody {
 
     fn is_end_stream(&self) -> bool {
         match &self.0 {
-            Source::Api(api) => api.start.as_ref().is_none_or(Start::is_empty) && api.body.is_end_stream(),
+            Source::Api(api) => api.start.as_deref().is_none_or(Start::is_empty) && api.body.is_end_stream(),
             Source::Own(body) => body.is_end_stream(),
         }
     }

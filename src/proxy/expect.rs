@@ -14,13 +14,18 @@ use futures_util::task::AtomicWaker;
 use http::{HeaderMap, Request, StatusCode, Version, header::EXPECT};
 use tokio::time::Sleep;
 
+use super::headers::has;
+
 /// How long the API may take to say so; after it the body is sent unasked.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Takes the expectation out of a request's fields; returns whether its body is to wait. It does not
 /// if there is none, or if the caller speaks HTTP/1.0, which does not know the word.
 pub(super) fn take(headers: &mut HeaderMap, version: Version, has_body: bool) -> bool {
-    let is_expected = headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    if !has(headers, &EXPECT) {
+        return false;
+    }
+    let is_expected = headers[EXPECT].as_bytes().eq_ignore_ascii_case(b"100-continue");
     if is_expected {
         headers.remove(EXPECT);
     }

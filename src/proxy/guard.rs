@@ -116,7 +116,7 @@ impl Guard {
     /// an absolute target or of HTTP/2 counts as the Host (RFC 9112 section 3.2.2).
     fn check_host(&self, head: &Parts) -> Result<(), Forbidden> {
         let AllowedHosts::Only(names) = &self.hosts else { return Ok(()) };
-        let host = match (head.uri.authority(), head.headers.get(HOST)) {
+        let host = match (head.uri.authority(), lines(&head.headers, HOST).next()) {
             (Some(authority), _) => authority.as_str().as_bytes(),
             (None, Some(host)) => host.as_bytes(),
             // No browser speaks it.

@@ -78,6 +78,10 @@ pub(crate) fn set(headers: &mut HeaderMap, fields: &[(HeaderName, HeaderValue)])
 
 /// Makes a caller's fields fit for the API. `Host` and `Authorization` are set by whoever sends them.
 pub(crate) fn to_upstream(headers: &mut HeaderMap) {
+    // Most have none, which one look tells.
+    if !headers.keys().any(is_hop_by_hop) {
+        return;
+    }
     let takes_trailers = lines(headers, TE).flat_map(list).any(|word| word.eq_ignore_ascii_case(b"trailers"));
     strip_hop_by_hop(headers);
     if takes_trailers {
@@ -113,22 +117,26 @@ pub(super) fn list(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
 
 /// Whether `Connection` names this option, which is in lower case.
 pub(super) fn connection_names(headers: &HeaderMap, option: &str) -> bool {
-    lines(headers, CONNECTION).flat_map(list).any(|named| named.eq_ignore_ascii_case(option.as_bytes()))
+    let is_named = |named: &[u8]| named.eq_ignore_ascii_case(option.as_bytes());
+    has(headers, &CONNECTION) && lines(headers, CONNECTION).flat_map(list).any(is_named)
 }
 
 /// Makes the API's fields fit for the caller.
 pub(crate) fn to_client(headers: &mut HeaderMap) {
     strip_hop_by_hop(headers);
     // The sidecar alone may say that an answer is its own.
-    if headers.keys().any(|name| *name == REASON) {
+    if has(headers, &REASON) {
         headers.remove(REASON);
     }
 }
 
 fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    let named = named_by_connection(headers);
+    let mut named = Vec::new();
     while let Some(name) = headers.keys().find(|name| is_hop_by_hop(name)).cloned() {
-        if name == TRANSFER_ENCODING {
+        if name == CONNECTION {
+            // All of its lines; they go together.
+            named = named_by_connection(headers);
+        } else if name == TRANSFER_ENCODING {
             // It overrides the length (RFC 9112 section 6.3), which would be believed once it is gone.
             headers.remove(CONTENT_LENGTH);
         }
@@ -139,6 +147,19 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
+/// Sets a field that has one line, or none, as `Host` has by [`check`]: others would stay.
+pub(super) fn set_line(headers: &mut HeaderMap, name: HeaderName, value: HeaderValue) {
+    match headers.iter_mut().find(|(one, _)| **one == name) {
+        Some((_, line)) => *line = value,
+        None => drop(headers.insert(name, value)),
+    }
+}
+
+/// Whether a field is there. For those that mostly are not: it costs less than to look for their lines.
+pub(super) fn has(headers: &HeaderMap, name: &HeaderName) -> bool {
+    headers.keys().any(|one| one == name)
+}
+
 /// The lines of a field. Most messages have few fields, and a look at them all costs less than a name's hash.
 pub(super) fn lines(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &HeaderValue> {
     headers.iter().filter(move |(one, _)| **one == name).map(|(_, value)| value)
@@ -146,11 +167,17 @@ pub(super) fn lines(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item
 
 /// The fields that `Connection` names; mostly none, which takes no memory.
 fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
-    lines(headers, CONNECTION)
-        .flat_map(list)
-        .filter(|option| !option.eq_ignore_ascii_case(b"close") && !option.eq_ignore_ascii_case(b"keep-alive"))
-        .filter_map(|option| HeaderName::from_bytes(option).ok())
-        .collect()
+    let is_field =
+        |option: &[u8]| !option.eq_ignore_ascii_case(b"keep-alive") && !option.eq_ignore_ascii_case(b"close");
+    let mut named = Vec::new();
+    for line in lines(headers, CONNECTION) {
+        // Most have one of the two and nothing else.
+        if is_field(line.as_bytes()) {
+            let fields = list(line).filter(|option| is_field(option));
+            named.extend(fields.filter_map(|option| HeaderName::from_bytes(option).ok()));
+        }
+    }
+    named
 }
 
 #[cfg(test)]

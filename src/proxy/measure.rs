@@ -51,11 +51,9 @@ impl Measure {
         }
     }
 
-    /// The request goes out to the API; of several times the first counts.
-    pub(super) fn sent(&self) {
-        if self.sent.get().is_none() {
-            self.sent.set(Some(self.clock.now()));
-        }
+    /// The request goes out to the API, with what was good `now`; of several times the first counts.
+    pub(super) fn sent(&self, now: Moment) {
+        self.sent.set(self.sent.get().or(Some(now)));
     }
 
     /// The head of its answer is known.

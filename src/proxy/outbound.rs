@@ -7,7 +7,13 @@ use http::{
 };
 use http_body::Body;
 
-use super::{fields::Fields, headers::lines, measure::Measure, upgrade::Upgrade, upload::Upload};
+use super::{
+    fields::Fields,
+    headers::{has, set_line},
+    measure::Measure,
+    upgrade::Upgrade,
+    upload::Upload,
+};
 use crate::{
     config::{self, Origin},
     http_client::{Need, Protocol},
@@ -40,13 +46,14 @@ pub(super) struct Outbound<'a> {
     pub(super) target: PathAndQuery,
     /// Without any hop-by-hop field.
     pub(super) fields: &'a Fields,
-    pub(super) upgrade: Option<Upgrade>,
+    /// Boxed, as it is rare.
+    pub(super) upgrade: Option<Box<Upgrade>>,
     pub(super) measure: &'a Measure,
 }
 
 impl Outbound<'_> {
     /// Whether the API may change the protocol, and to what: once, and only to what was asked for.
-    pub(super) fn granted(&mut self, answer: &HeaderMap) -> Option<(Upgrade, HeaderValue)> {
+    pub(super) fn granted(&mut self, answer: &HeaderMap) -> Option<(Box<Upgrade>, HeaderValue)> {
         let protocol = self.upgrade.as_ref()?.granted(answer)?;
         Some((self.upgrade.take()?, protocol))
     }
@@ -67,8 +74,8 @@ impl Outbound<'_> {
         headers.insert(AUTHORIZATION, authorization);
         match protocol {
             Protocol::Http1 => {
-                headers.insert(HOST, self.api.host.clone());
-                if lines(headers, TE).next().is_some() {
+                set_line(headers, HOST, self.api.host.clone());
+                if has(headers, &TE) {
                     // Of this hop, and named as such (RFC 9110 section 10.1.4).
                     headers.insert(CONNECTION, HeaderValue::from_static("te"));
                 }

@@ -1,5 +1,6 @@
 //! How long requests may wait for the head of their answer: one timer a thread for all of them. It runs until the first
-//! of those that wait at the moment has had its time, so that most come and go without it.
+//! of those that wait at the moment has had its time, so that most come and go without it. Time that the machine is
+//! suspended counts: the connection has hardly outlived it.
 
 use std::{
     cell::{Cell, RefCell},
@@ -10,27 +11,26 @@ use std::{
 };
 
 use slab::Slab;
-use tokio::{
-    sync::Notify,
-    time::{Instant, timeout_at},
-};
+use tokio::{sync::Notify, time::timeout};
 
 use super::{ProxyError, upload::UploadWatch};
+use crate::clock::{Clock, Moment};
 
 /// The requests of a thread that wait, and until when.
 #[derive(Debug)]
 pub(super) struct ResponseTimeouts {
     span: Duration,
+    clock: Clock,
     waits: RefCell<Slab<Wait>>,
     /// When they are looked at next.
-    next: Cell<Instant>,
+    next: Cell<Moment>,
     /// That has to be earlier.
     sooner: Notify,
 }
 
 #[derive(Debug)]
 struct Wait {
-    deadline: Instant,
+    deadline: Moment,
     waker: Waker,
     is_over: bool,
 }
@@ -38,59 +38,67 @@ struct Wait {
 /// A place among those that wait, given back when it is dropped.
 struct Waiting<'a> {
     timeouts: &'a ResponseTimeouts,
+    deadline: Moment,
     key: Option<usize>,
 }
 
 impl ResponseTimeouts {
     /// `span` is `upstream.response_timeout`.
-    pub(super) fn new(span: Duration) -> Self {
-        Self { span, waits: RefCell::default(), next: Cell::new(Instant::now()), sooner: Notify::new() }
+    pub(super) fn new(span: Duration, clock: Clock) -> Self {
+        let next = Cell::new(clock.now());
+        Self { span, clock, waits: RefCell::default(), next, sooner: Notify::new() }
     }
 
-    /// Waits for the head of a response: for the span from now on, or from the last progress of the upload. It needs
-    /// [`Self::keep`] to be running.
+    /// Waits for the head of a response: for the span from when its request was `sent`, or from the last progress of
+    /// the upload. It needs [`Self::keep`] to be running.
     ///
     /// # Errors
     /// [`ProxyError::ResponseTimeout`].
-    pub(super) async fn head_of<T>(
+    pub(super) fn head_of<T>(
         &self,
         mut response: Pin<&mut impl Future<Output = T>>,
         watch: &UploadWatch,
-    ) -> Result<T, ProxyError> {
-        let mut deadline = Instant::now() + self.span;
-        loop {
-            match self.before(deadline, response.as_mut()).await {
-                Some(response) => return Ok(response),
-                None if watch.waits_for_caller() => deadline = Instant::now() + self.span,
-                None => match watch.last_moved().map(|moved| moved + self.span) {
-                    Some(later) if later > deadline => deadline = later,
-                    Some(_) | None => return Err(ProxyError::ResponseTimeout),
-                },
+        sent: Moment,
+    ) -> impl Future<Output = Result<T, ProxyError>> {
+        let mut waiting = self.until(sent + self.span);
+        poll_fn(move |cx| {
+            if let Poll::Ready(response) = response.as_mut().poll(cx) {
+                return Poll::Ready(Ok(response));
             }
-        }
+            while waiting.poll_over(cx).is_ready() {
+                match self.later(watch, waiting.deadline) {
+                    Some(deadline) => waiting = self.until(deadline),
+                    None => return Poll::Ready(Err(ProxyError::ResponseTimeout)),
+                }
+            }
+            Poll::Pending
+        })
     }
 
-    /// Waits for the `answer`; `None` if there is none at the `deadline`.
-    async fn before<F: Future>(&self, deadline: Instant, mut answer: Pin<&mut F>) -> Option<F::Output> {
-        let mut waiting = Waiting { timeouts: self, key: None };
-        poll_fn(|cx| match answer.as_mut().poll(cx) {
-            Poll::Ready(answer) => Poll::Ready(Some(answer)),
-            Poll::Pending => waiting.poll_over(cx, deadline).map(|()| None),
-        })
-        .await
+    fn until(&self, deadline: Moment) -> Waiting<'_> {
+        Waiting { timeouts: self, deadline, key: None }
+    }
+
+    /// A deadline after this one, if the upload gives reason for it.
+    fn later(&self, watch: &UploadWatch, deadline: Moment) -> Option<Moment> {
+        if watch.waits_for_caller() {
+            return Some(self.clock.now() + self.span);
+        }
+        watch.last_moved().map(|moved| moved + self.span).filter(|later| *later > deadline)
     }
 
     /// Wakes those that have had their time. Never completes; to be spawned once.
     pub(super) async fn keep(&self) {
         loop {
-            self.wake_overdue();
+            let quiet = self.wake_overdue();
             // Whoever begins to wait meanwhile has its whole span, which ends later, or tells that it has less.
-            let _ = timeout_at(self.next.get(), self.sooner.notified()).await;
+            let _ = timeout(quiet, self.sooner.notified()).await;
         }
     }
 
-    fn wake_overdue(&self) {
-        let now = Instant::now();
+    /// Returns how long there is nothing to do.
+    fn wake_overdue(&self) -> Duration {
+        let now = self.clock.now();
         let mut next = now + self.span;
         for (_, wait) in &mut *self.waits.borrow_mut() {
             if wait.deadline > now {
@@ -101,19 +109,20 @@ impl ResponseTimeouts {
             }
         }
         self.next.set(next);
+        next.saturating_since(now)
     }
 }
 
 impl Waiting<'_> {
-    fn poll_over(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
-        let Self { timeouts, key } = self;
+    fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Self { timeouts, deadline, key } = self;
         let mut waits = timeouts.waits.borrow_mut();
         match key.and_then(|key| waits.get_mut(key)) {
             Some(wait) if wait.is_over => return Poll::Ready(()),
             Some(wait) => wait.waker.clone_from(cx.waker()),
             None => {
-                *key = Some(waits.insert(Wait { deadline, waker: cx.waker().clone(), is_over: false }));
-                if deadline < timeouts.next.get() {
+                *key = Some(waits.insert(Wait { deadline: *deadline, waker: cx.waker().clone(), is_over: false }));
+                if *deadline < timeouts.next.get() {
                     timeouts.sooner.notify_one();
                 }
             }
@@ -145,12 +154,13 @@ mod tests {
         time::{Instant, sleep, timeout},
     };
 
-    use super::ResponseTimeouts;
+    use super::{ProxyError, ResponseTimeouts, UploadWatch};
+    use crate::clock::{Moment, fake::Fake};
 
     const SPAN: Duration = Duration::from_secs(30);
 
     async fn with_timeouts(test: impl AsyncFnOnce(Rc<ResponseTimeouts>)) {
-        let timeouts = Rc::new(ResponseTimeouts::new(SPAN));
+        let timeouts = Rc::new(ResponseTimeouts::new(SPAN, Fake::new().clock()));
         let kept = Rc::clone(&timeouts);
         let tested = async {
             spawn_local(async move { kept.keep().await });
@@ -160,12 +170,19 @@ mod tests {
         assert!(timeouts.waits.borrow().is_empty(), "whoever waits no more is not known any more");
     }
 
-    /// How long a request may wait that begins to do so after `pause`.
-    async fn waited(timeouts: &ResponseTimeouts, pause: Duration) -> Duration {
-        sleep(pause).await;
+    async fn head_of<T>(
+        timeouts: &ResponseTimeouts,
+        response: impl Future<Output = T>,
+        sent: Moment,
+    ) -> Result<T, ProxyError> {
+        timeouts.head_of(pin!(response), &UploadWatch::NoBody, sent).await
+    }
+
+    /// How long a request waits that was sent then, and gets no answer.
+    async fn waited(timeouts: &ResponseTimeouts, sent: Moment) -> Duration {
         let start = Instant::now();
-        let never = pin!(pending::<()>());
-        assert!(timeout(10 * SPAN, timeouts.before(start + SPAN, never)).await.expect("it is woken").is_none());
+        let outcome = timeout(10 * SPAN, head_of(timeouts, pending::<()>(), sent)).await.expect("it is woken");
+        assert!(matches!(outcome, Err(ProxyError::ResponseTimeout)), "{outcome:?}");
         start.elapsed()
     }
 
@@ -178,7 +195,10 @@ mod tests {
     async fn each_of_many_has_its_own_time_to_the_millisecond() {
         with_timeouts(async |timeouts| {
             let pauses = [0, 1, 10_000, 10_001, 29_999, 30_000, 30_001, 45_000, 100_000].map(Duration::from_millis);
-            let waits = pauses.map(|pause| waited(&timeouts, pause));
+            let waits = pauses.map(async |pause| {
+                sleep(pause).await;
+                waited(&timeouts, timeouts.clock.now()).await
+            });
             for (waited, pause) in futures_util::future::join_all(waits).await.into_iter().zip(pauses) {
                 assert!(is_exact(waited, SPAN), "{waited:?} after {pause:?}");
             }
@@ -189,17 +209,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_deadline_before_all_others_is_kept_too() {
         with_timeouts(async |timeouts| {
+            let early = timeouts.clock.now();
             // The next look is 30 s from here.
-            sleep(Duration::from_secs(1)).await;
-            let start = Instant::now();
-            let soon = start + Duration::from_secs(3);
-            let short = async {
-                let never = pin!(pending::<()>());
-                assert!(timeout(10 * SPAN, timeouts.before(soon, never)).await.expect("it is woken").is_none());
-                start.elapsed()
-            };
-            let (short, long) = tokio::join!(short, waited(&timeouts, Duration::ZERO));
-            assert!(is_exact(short, Duration::from_secs(3)), "{short:?}");
+            sleep(SPAN - Duration::from_secs(3)).await;
+            timeouts.sooner.notify_one();
+            sleep(Duration::from_millis(1)).await;
+            let (short, long) = tokio::join!(waited(&timeouts, early), waited(&timeouts, timeouts.clock.now()));
+            assert!(is_exact(short, Duration::from_millis(2_999)), "{short:?}");
             assert!(is_exact(long, SPAN), "{long:?}");
         })
         .await;
@@ -212,10 +228,10 @@ mod tests {
                 sleep(SPAN - Duration::from_millis(2)).await;
                 "late"
             };
-            assert_eq!(timeouts.before(Instant::now() + SPAN, pin!(late)).await, Some("late"));
-            assert_eq!(timeouts.before(Instant::now() + SPAN, pin!(ready("at once"))).await, Some("at once"));
-            let never = pin!(pending::<()>());
-            let given_up = timeouts.before(Instant::now() + SPAN, never);
+            let start = timeouts.clock.now();
+            assert_eq!(head_of(&timeouts, late, start).await.expect("in time"), "late");
+            assert_eq!(head_of(&timeouts, ready("at once"), start).await.expect("in time"), "at once");
+            let given_up = head_of(&timeouts, pending::<()>(), timeouts.clock.now());
             assert!(timeout(SPAN / 2, given_up).await.is_err());
         })
         .await;

@@ -11,14 +11,18 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
-use tokio::time::Instant;
 
 use super::{
     body::{BodyError, patiently},
     expect::{Gate, Gatekeeper, Passage, Withheld},
     replay::{Copy, ReplayMemory},
 };
-use crate::{listener::RequestBody, metrics::HttpCounts, patience::Patience};
+use crate::{
+    clock::{Clock, Moment},
+    listener::RequestBody,
+    metrics::HttpCounts,
+    patience::Patience,
+};
 
 /// A request's body on its way to the API. What there is of it is boxed, as most requests have none, and all are passed
 /// around.
@@ -48,7 +52,7 @@ pub(super) struct Streamed {
 /// What the upload, which belongs to the connection, tells the request that it is part of.
 #[derive(Debug)]
 pub(super) struct Shared {
-    last_moved: Cell<Option<Instant>>,
+    last_moved: Cell<Option<Moment>>,
     /// The API would take more, but the caller has sent no more.
     waits_for_caller: Cell<bool>,
     /// Why the caller's part of it failed.
@@ -57,6 +61,7 @@ pub(super) struct Shared {
     is_chunked: bool,
     copy: RefCell<Copy>,
     counts: HttpCounts,
+    clock: Clock,
 }
 
 /// How a caller can fail to send its body.
@@ -76,6 +81,7 @@ impl Upload {
         idle_timeout: Duration,
         memory: &ReplayMemory,
         counts: &HttpCounts,
+        clock: &Clock,
     ) -> (Self, UploadWatch) {
         if incoming.is_end_stream() {
             return (Self::Nothing, UploadWatch::NoBody);
@@ -88,6 +94,7 @@ impl Upload {
             is_chunked: incoming.size_hint().exact().is_none(),
             copy: RefCell::new(Copy::new(memory.clone())),
             counts: counts.clone(),
+            clock: clock.clone(),
         });
         let watch = UploadWatch::Body(Rc::clone(&shared));
         (Self::Streamed(Box::new(Streamed { incoming, patience: Patience::new(idle_timeout), gate, shared })), watch)
@@ -159,7 +166,7 @@ impl Streamed {
 
 impl Shared {
     fn note(&self, frame: Option<&Result<Frame<Bytes>, BodyError>>, ended: bool) {
-        self.last_moved.set(Some(Instant::now()));
+        self.last_moved.set(Some(self.clock.now()));
         let mut copy = self.copy.borrow_mut();
         match frame {
             Some(Ok(frame)) => match frame.data_ref() {
@@ -201,7 +208,7 @@ impl UploadWatch {
     }
 
     /// When a part of the body was last taken.
-    pub(super) fn last_moved(&self) -> Option<Instant> {
+    pub(super) fn last_moved(&self) -> Option<Moment> {
         self.shared().and_then(|shared| shared.last_moved.get())
     }
 

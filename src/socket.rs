@@ -1,0 +1,320 @@
+//! Sockets that cost the kernel and the runtime less.
+//!
+//! send(2) takes one buffer and costs less than writev(2), by more than it costs to put a head and a short
+//! body into one buffer.
+//!
+//! hyper tries to read several times for each message that there is. When there is nothing, the runtime notes whom to
+//! wake, under a lock; once is enough until there is something.
+
+use std::{
+    cell::Cell,
+    io::{self, IoSlice},
+    pin::Pin,
+    task::{Context, Poll, Waker},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
+    net::{TcpStream, UnixStream},
+    task::coop::has_budget_remaining,
+};
+
+/// Up to how many bytes are put together.
+const SMALL: usize = 4 * 1_024;
+
+thread_local! {
+    /// Where they are put together, so that no message needs memory of its own. Nothing stays in it, as there are
+    /// tokens among them.
+    static TOGETHER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// Tells whether there is something to read, as far as the runtime has heard. After that has ended it tells nothing; no
+/// task is there to ask.
+pub trait Readiness {
+    /// Returns true also for an end or an error.
+    fn is_readable(&self) -> bool;
+}
+
+impl Readiness for TcpStream {
+    fn is_readable(&self) -> bool {
+        self.try_io(Interest::READABLE, || Ok(())).is_ok()
+    }
+}
+
+impl Readiness for UnixStream {
+    fn is_readable(&self) -> bool {
+        self.try_io(Interest::READABLE, || Ok(())).is_ok()
+    }
+}
+
+/// A socket of which small parts go out together, and that is not asked again for what it does not have.
+#[derive(Debug)]
+pub struct Socket<S> {
+    inner: S,
+    /// Whom the runtime wakes once there is something to read, if that `is_awaited`.
+    reader: Waker,
+    is_awaited: bool,
+}
+
+impl<S> Socket<S> {
+    /// Nobody else may poll it for something to read.
+    pub fn new(inner: S) -> Self {
+        Self { inner, reader: Waker::noop().clone(), is_awaited: false }
+    }
+
+    /// The socket itself.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// The same, for others.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+}
+
+impl<S: AsyncRead + Readiness + Unpin> AsyncRead for Socket<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let Self { inner, reader, is_awaited } = self.get_mut();
+        if *is_awaited && reader.will_wake(cx.waker()) && !inner.is_readable() {
+            return Poll::Pending;
+        }
+        let read = Pin::new(inner).poll_read(cx, buf);
+        // Of a task that has used up its turn nothing is noted, but it is polled again.
+        *is_awaited = read.is_pending() && has_budget_remaining();
+        if *is_awaited {
+            reader.clone_from(cx.waker());
+        }
+        read
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Socket<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().inner).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let inner = Pin::new(&mut self.get_mut().inner);
+        if let [part] = parts {
+            return inner.poll_write(cx, part);
+        }
+        let length: usize = parts.iter().map(|part| part.len()).sum();
+        if length > SMALL {
+            return inner.poll_write_vectored(cx, parts);
+        }
+        let mut together = TOGETHER.take();
+        // At once, as growing leaves copies behind.
+        together.reserve_exact(SMALL);
+        for part in parts {
+            together.extend_from_slice(part);
+        }
+        let written = inner.poll_write(cx, &together);
+        together.fill(0);
+        together.clear();
+        TOGETHER.set(together);
+        written
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().inner).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        future::poll_fn,
+        io::{self, IoSlice},
+        pin::{Pin, pin},
+        task::{Context, Poll},
+        time::Duration,
+    };
+
+    use tokio::{
+        io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
+        net::UnixStream,
+        task::{coop::consume_budget, spawn, yield_now},
+        time::{sleep, timeout},
+    };
+
+    use super::{Readiness, SMALL, Socket};
+
+    /// What each call was given.
+    #[derive(Debug, Default)]
+    struct Calls(Vec<(&'static str, Vec<u8>)>);
+
+    impl AsyncWrite for Calls {
+        fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            self.0.push(("one", buf.to_vec()));
+            Poll::Ready(Ok(buf.len()))
+        }
+
+        fn poll_write_vectored(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            parts: &[IoSlice<'_>],
+        ) -> Poll<io::Result<usize>> {
+            self.0.push(("many", parts.iter().flat_map(|part| part.iter().copied()).collect()));
+            Poll::Ready(Ok(parts.iter().map(|part| part.len()).sum()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    async fn call_for(parts: &[&[u8]]) -> &'static str {
+        let mut socket = Socket::new(Calls::default());
+        let slices: Vec<_> = parts.iter().map(|part| IoSlice::new(part)).collect();
+        let written = poll_fn(|cx| Pin::new(&mut socket).poll_write_vectored(cx, &slices)).await.expect("it takes all");
+        let [(call, bytes)] = &socket.get_ref().0[..] else { panic!("more calls than one") };
+        assert_eq!((written, bytes), (parts.concat().len(), &parts.concat()));
+        call
+    }
+
+    #[tokio::test]
+    async fn small_parts_go_out_together_in_their_order_and_large_ones_as_they_are() {
+        assert_eq!(call_for(&[b"head"]).await, "one");
+        assert_eq!(call_for(&[b"head", b"", b"body"]).await, "one");
+        let large = vec![b'x'; SMALL];
+        assert_eq!(call_for(&[&large]).await, "one");
+        assert_eq!(call_for(&[&large[1..], b"x"]).await, "one");
+        assert_eq!(call_for(&[&large, b"x"]).await, "many");
+        assert_eq!(call_for(&[]).await, "one");
+    }
+
+    /// Long enough on any machine; a test that needs it has failed.
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    fn pair() -> (Socket<UnixStream>, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().expect("a pair");
+        (Socket::new(ours), theirs)
+    }
+
+    fn finds_nothing<S: AsyncRead + Readiness + Unpin>(socket: &mut Socket<S>, cx: &mut Context<'_>) -> bool {
+        Pin::new(socket).poll_read(cx, &mut ReadBuf::new(&mut [0; 8])).is_pending()
+    }
+
+    /// What comes of reading, by nobody's waking but the socket's.
+    async fn woken<T>(read: impl Future<Output = io::Result<T>>) -> T {
+        tokio::select! {
+            biased;
+            () = sleep(PATIENCE) => panic!("it is not woken"),
+            read = read => read.expect("no error"),
+        }
+    }
+
+    #[tokio::test]
+    async fn whoever_has_found_nothing_several_times_is_woken_by_what_comes_and_by_the_end() {
+        let (mut socket, mut peer) = pair();
+        let reader = spawn(async move {
+            let mut heard = Vec::new();
+            loop {
+                let mut byte = [0; 1];
+                let read = poll_fn(|cx| {
+                    for _ in 0..3 {
+                        let mut buf = ReadBuf::new(&mut byte);
+                        if let Poll::Ready(read) = Pin::new(&mut socket).poll_read(cx, &mut buf) {
+                            return Poll::Ready(read.map(|()| buf.filled().len()));
+                        }
+                    }
+                    Poll::Pending
+                });
+                match woken(read).await {
+                    0 => return heard,
+                    _ => heard.push(byte[0]),
+                }
+            }
+        });
+        for byte in b"abc" {
+            yield_now().await;
+            peer.write_u8(*byte).await.expect("it is read");
+        }
+        yield_now().await;
+        drop(peer);
+        assert_eq!(reader.await.expect("no panic"), b"abc");
+    }
+
+    #[tokio::test]
+    async fn another_task_that_goes_on_reading_is_woken_in_place_of_the_first() {
+        let (mut socket, mut peer) = pair();
+        assert!(poll_fn(|cx| Poll::Ready(finds_nothing(&mut socket, cx))).await);
+        let reader = spawn(async move { woken(socket.read_u8()).await });
+        yield_now().await;
+        peer.write_u8(7).await.expect("it is read");
+        assert_eq!(reader.await.expect("no panic"), 7);
+    }
+
+    #[tokio::test]
+    async fn a_task_that_had_used_up_its_turn_is_woken_all_the_same() {
+        let (mut socket, mut peer) = pair();
+        let reader = spawn(async move {
+            let first = poll_fn(|cx| {
+                while pin!(consume_budget()).poll(cx).is_ready() {}
+                Poll::Ready(finds_nothing(&mut socket, cx))
+            });
+            assert!(first.await);
+            woken(socket.read_u8()).await
+        });
+        yield_now().await;
+        yield_now().await;
+        peer.write_u8(7).await.expect("it is read");
+        assert_eq!(reader.await.expect("no panic"), 7);
+    }
+
+    #[tokio::test]
+    async fn what_came_meanwhile_is_found_without_being_woken() {
+        let (mut socket, mut peer) = pair();
+        assert!(poll_fn(|cx| Poll::Ready(finds_nothing(&mut socket, cx))).await);
+        peer.write_u8(7).await.expect("it is read");
+        let found = async {
+            while poll_fn(|cx| Poll::Ready(finds_nothing(&mut socket, cx))).await {
+                yield_now().await;
+            }
+        };
+        timeout(PATIENCE, found).await.expect("the runtime hears of it");
+    }
+
+    /// Has nothing, and counts how often it is asked.
+    #[derive(Debug, Default)]
+    struct Idle(u32);
+
+    impl Readiness for Idle {
+        fn is_readable(&self) -> bool {
+            false
+        }
+    }
+
+    impl AsyncRead for Idle {
+        fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            self.0 += 1;
+            Poll::Pending
+        }
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_has_nothing_is_asked_once() {
+        let mut socket = Socket::new(Idle::default());
+        for _ in 0..3 {
+            assert!(poll_fn(|cx| Poll::Ready(finds_nothing(&mut socket, cx))).await);
+        }
+        assert_eq!(socket.get_ref().0, 1);
+    }
+}
