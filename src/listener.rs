@@ -155,7 +155,7 @@ impl Listener {
 
     /// Accepts connections and gives each to `take`, until the drain begins; then closes the port.
     ///
-    /// Once all places are taken, a few more connections are given out [as surplus](Accepted::is_surplus);
+    /// Once all places are taken, a few more connections are given out [as surplus](Reply::is_surplus);
     /// any beyond those are closed at once.
     ///
     /// # Errors
@@ -291,12 +291,6 @@ impl HttpLimits {
 }
 
 impl Accepted {
-    /// Returns true if all places were taken: its requests are to be refused.
-    #[must_use]
-    pub fn is_surplus(&self) -> bool {
-        self.place.row() == Row::Surplus
-    }
-
     /// Takes it from the current runtime.
     ///
     /// # Errors
@@ -318,7 +312,7 @@ impl Accepted {
         B: Body<Data = Bytes> + Unpin + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let is_surplus = self.is_surplus();
+        let is_surplus = self.place.row() == Row::Surplus;
         let limits = if is_surplus { limits.surplus() } else { limits };
         let Self { stream, peer, place } = self;
         if let Err(error) = stream.set_nodelay() {
