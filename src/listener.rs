@@ -273,7 +273,8 @@ impl HttpLimits {
     /// Both protocols on one port, told apart by the first bytes (RFC 9113 section 3.3).
     fn builder(&self) -> auto::Builder<Local> {
         let mut builder = auto::Builder::new(Local);
-        builder.http1().max_buf_size(self.max_header_bytes).half_close(self.half_close == HalfClose::Waiting);
+        // `WatchedStream` tells when a caller has gone.
+        builder.http1().max_buf_size(self.max_header_bytes).half_close(true);
         builder
             .http2()
             .timer(TokioTimer::new())

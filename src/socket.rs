@@ -9,10 +9,12 @@
 use std::{
     cell::Cell,
     io::{self, IoSlice},
+    os::fd::AsFd,
     pin::Pin,
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Waker, ready},
 };
 
+use rustix::net::{RecvFlags, recv};
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::{TcpStream, UnixStream},
@@ -28,22 +30,36 @@ thread_local! {
     static TOGETHER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-/// Tells whether there is something to read, as far as the runtime has heard. After that has ended it tells nothing; no
-/// task is there to ask.
+/// What the runtime has heard of whether there is something to read: bytes, an end or an error. After it has ended it hears
+/// nothing; no task is there to ask.
 pub trait Readiness {
-    /// Returns true also for an end or an error.
-    fn is_readable(&self) -> bool;
+    /// Waits for it, and has only the last task woken that did.
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+
+    /// Reads in this way if there is, or was: nothing more is there once that is an error of kind `WouldBlock`.
+    ///
+    /// # Errors
+    /// That kind if there is not, and those of `read`.
+    fn try_read<T>(&self, read: impl FnOnce() -> io::Result<T>) -> io::Result<T>;
 }
 
 impl Readiness for TcpStream {
-    fn is_readable(&self) -> bool {
-        self.try_io(Interest::READABLE, || Ok(())).is_ok()
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_read_ready(cx)
+    }
+
+    fn try_read<T>(&self, read: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        self.try_io(Interest::READABLE, read)
     }
 }
 
 impl Readiness for UnixStream {
-    fn is_readable(&self) -> bool {
-        self.try_io(Interest::READABLE, || Ok(())).is_ok()
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_read_ready(cx)
+    }
+
+    fn try_read<T>(&self, read: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        self.try_io(Interest::READABLE, read)
     }
 }
 
@@ -54,12 +70,14 @@ pub struct Socket<S> {
     /// Whom the runtime wakes once there is something to read, if that `is_awaited`.
     reader: Waker,
     is_awaited: bool,
+    /// There are bytes that have not been read, as a look ahead has found.
+    has_more: bool,
 }
 
 impl<S> Socket<S> {
     /// Nobody else may poll it for something to read.
     pub fn new(inner: S) -> Self {
-        Self { inner, reader: Waker::noop().clone(), is_awaited: false }
+        Self { inner, reader: Waker::noop().clone(), is_awaited: false, has_more: false }
     }
 
     /// The socket itself.
@@ -73,19 +91,53 @@ impl<S> Socket<S> {
     }
 }
 
-impl<S: AsyncRead + Readiness + Unpin> AsyncRead for Socket<S> {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let Self { inner, reader, is_awaited } = self.get_mut();
-        if *is_awaited && reader.will_wake(cx.waker()) && !inner.is_readable() {
+impl<S: Readiness> Socket<S> {
+    /// Waits for something to read, and tells whether it is the end. Nothing is taken.
+    pub fn poll_at_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>>
+    where
+        S: AsFd,
+    {
+        if self.has_more {
+            return Poll::Ready(Ok(false));
+        }
+        let length = ready!(self.poll_once(cx, |socket, cx| {
+            loop {
+                ready!(socket.poll_readable(cx))?;
+                match socket.try_read(|| Ok(recv(&*socket, &mut [0; 1], RecvFlags::PEEK)?.1)) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    peeked => return Poll::Ready(peeked),
+                }
+            }
+        }))?;
+        self.has_more = length > 0;
+        Poll::Ready(Ok(!self.has_more))
+    }
+
+    /// Polls for something to read, unless there is nothing and the task is to be woken once there is.
+    fn poll_once<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        poll: impl FnOnce(&mut S, &mut Context<'_>) -> Poll<T>,
+    ) -> Poll<T> {
+        let Self { inner, reader, is_awaited, .. } = self;
+        if *is_awaited && reader.will_wake(cx.waker()) && inner.try_read(|| Ok(())).is_err() {
             return Poll::Pending;
         }
-        let read = Pin::new(inner).poll_read(cx, buf);
+        let polled = poll(inner, cx);
         // Of a task that has used up its turn nothing is noted, but it is polled again.
-        *is_awaited = read.is_pending() && has_budget_remaining();
+        *is_awaited = polled.is_pending() && has_budget_remaining();
         if *is_awaited {
             reader.clone_from(cx.waker());
         }
-        read
+        polled
+    }
+}
+
+impl<S: AsyncRead + Readiness + Unpin> AsyncRead for Socket<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        this.has_more = false;
+        this.poll_once(cx, |socket, cx| Pin::new(socket).poll_read(cx, buf))
     }
 }
 
@@ -136,8 +188,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Socket<S> {
 #[cfg(test)]
 mod tests {
     use std::{
+        cell::Cell,
         future::poll_fn,
-        io::{self, IoSlice},
+        io::{self, IoSlice, Write},
+        os::fd::{AsFd, BorrowedFd},
         pin::{Pin, pin},
         task::{Context, Poll},
         time::Duration,
@@ -292,29 +346,138 @@ mod tests {
         timeout(PATIENCE, found).await.expect("the runtime hears of it");
     }
 
-    /// Has nothing, and counts how often it is asked.
-    #[derive(Debug, Default)]
-    struct Idle(u32);
-
-    impl Readiness for Idle {
-        fn is_readable(&self) -> bool {
-            false
+    fn is_at_end(socket: &mut Socket<UnixStream>, cx: &mut Context<'_>) -> Option<bool> {
+        match socket.poll_at_end(cx) {
+            Poll::Ready(told) => Some(told.expect("no error")),
+            Poll::Pending => None,
         }
     }
 
-    impl AsyncRead for Idle {
-        fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-            self.0 += 1;
-            Poll::Pending
+    #[tokio::test]
+    async fn whoever_looks_for_the_end_is_woken_by_it() {
+        let (mut socket, peer) = pair();
+        let looker = spawn(async move {
+            woken(poll_fn(|cx| {
+                for _ in 0..3 {
+                    if let Poll::Ready(told) = socket.poll_at_end(cx) {
+                        return Poll::Ready(told);
+                    }
+                }
+                Poll::Pending
+            }))
+            .await
+        });
+        yield_now().await;
+        drop(peer);
+        assert!(looker.await.expect("no panic"));
+    }
+
+    #[tokio::test]
+    async fn bytes_are_no_end_and_are_there_to_be_read() {
+        let (mut socket, mut peer) = pair();
+        assert_eq!(poll_fn(|cx| Poll::Ready(is_at_end(&mut socket, cx))).await, None);
+        for byte in b"abc" {
+            peer.write_u8(*byte).await.expect("it is read");
+            for _ in 0..2 {
+                assert!(!woken(poll_fn(|cx| socket.poll_at_end(cx))).await);
+            }
+            assert_eq!(woken(socket.read_u8()).await, *byte);
+        }
+        drop(peer);
+        for _ in 0..2 {
+            assert!(woken(poll_fn(|cx| socket.poll_at_end(cx))).await);
+        }
+        assert_eq!(woken(socket.read(&mut [0; 8])).await, 0);
+    }
+
+    #[tokio::test]
+    async fn whoever_has_found_nothing_by_reading_is_woken_for_the_end_too() {
+        let (mut socket, peer) = pair();
+        let looker = spawn(async move {
+            assert!(poll_fn(|cx| Poll::Ready(finds_nothing(&mut socket, cx))).await);
+            woken(poll_fn(|cx| socket.poll_at_end(cx))).await
+        });
+        yield_now().await;
+        drop(peer);
+        assert!(looker.await.expect("no panic"));
+    }
+
+    #[tokio::test]
+    async fn a_task_that_had_used_up_its_turn_is_woken_for_the_end_all_the_same() {
+        let (mut socket, peer) = pair();
+        let looker = spawn(async move {
+            let first = poll_fn(|cx| {
+                while pin!(consume_budget()).poll(cx).is_ready() {}
+                Poll::Ready(is_at_end(&mut socket, cx))
+            });
+            assert_eq!(first.await, None);
+            woken(poll_fn(|cx| socket.poll_at_end(cx))).await
+        });
+        yield_now().await;
+        yield_now().await;
+        drop(peer);
+        assert!(looker.await.expect("no panic"));
+    }
+
+    /// Counts how often it is asked, and has what its peer has sent.
+    #[derive(Debug)]
+    struct Counting {
+        asked: Cell<u32>,
+        is_readable: bool,
+        inner: std::os::unix::net::UnixStream,
+    }
+
+    impl Counting {
+        fn socket(is_readable: bool) -> (Socket<Self>, std::os::unix::net::UnixStream) {
+            let (inner, peer) = std::os::unix::net::UnixStream::pair().expect("a pair");
+            (Socket::new(Self { asked: Cell::new(0), is_readable, inner }), peer)
+        }
+
+        fn poll(&self) -> Poll<io::Result<()>> {
+            self.asked.set(self.asked.get() + 1);
+            if self.is_readable { Poll::Ready(Ok(())) } else { Poll::Pending }
+        }
+    }
+
+    impl Readiness for Counting {
+        fn poll_readable(&self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            self.poll()
+        }
+
+        fn try_read<T>(&self, read: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+            if self.is_readable { read() } else { Err(io::ErrorKind::WouldBlock.into()) }
+        }
+    }
+
+    impl AsFd for Counting {
+        fn as_fd(&self) -> BorrowedFd<'_> {
+            self.inner.as_fd()
+        }
+    }
+
+    impl AsyncRead for Counting {
+        fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            self.poll()
         }
     }
 
     #[tokio::test]
     async fn a_socket_that_has_nothing_is_asked_once() {
-        let mut socket = Socket::new(Idle::default());
+        let (mut socket, _peer) = Counting::socket(false);
         for _ in 0..3 {
             assert!(poll_fn(|cx| Poll::Ready(finds_nothing(&mut socket, cx))).await);
+            assert!(poll_fn(|cx| Poll::Ready(socket.poll_at_end(cx).is_pending())).await);
         }
-        assert_eq!(socket.get_ref().0, 1);
+        assert_eq!(socket.get_ref().asked.get(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_socket_with_bytes_that_nobody_reads_is_looked_at_once() {
+        let (mut socket, mut peer) = Counting::socket(true);
+        peer.write_all(b"more").expect("it is open");
+        for _ in 0..3 {
+            assert!(!woken(poll_fn(|cx| socket.poll_at_end(cx))).await);
+        }
+        assert_eq!(socket.get_ref().asked.get(), 1);
     }
 }

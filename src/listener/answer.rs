@@ -146,8 +146,8 @@ where
         match &mut self.0 {
             Kind::Plain { body, open, ends_with_connection } => {
                 let frame = Pin::new(body).poll_frame(cx);
-                if *ends_with_connection && matches!(frame, Poll::Ready(Some(Err(_)))) {
-                    open.tear();
+                if *ends_with_connection {
+                    open.note_torn(!matches!(frame, Poll::Ready(None)));
                 }
                 frame.map(|frame| frame.map(|result| result.map_err(Into::into)))
             }

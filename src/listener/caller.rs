@@ -12,7 +12,7 @@ use std::{
 
 use futures_util::task::AtomicWaker;
 use http::{
-    HeaderValue, Response, Version,
+    HeaderValue, Response, StatusCode, Version,
     header::{CONNECTION, EXPECT},
     request::Parts,
 };
@@ -69,7 +69,11 @@ struct Shared {
     has_body: AtomicBool,
     /// The connection's task, to be told of that.
     task: AtomicWaker,
-    /// An answer that only the connection's end could have told whole was cut off.
+    /// The newest request has come whole: whatever ends the connection now is not within it.
+    is_whole: AtomicBool,
+    /// It has gone over to another protocol, of which one side may end before the other.
+    is_switched: AtomicBool,
+    /// An answer that only the connection's end can tell whole has not come to its own.
     is_torn: AtomicBool,
     peer: Peer,
     place: Place,
@@ -96,6 +100,8 @@ impl Watch {
             has_leftover: AtomicBool::new(false),
             has_body: AtomicBool::new(false),
             task: AtomicWaker::new(),
+            is_whole: AtomicBool::new(false),
+            is_switched: AtomicBool::new(false),
             is_torn: AtomicBool::new(false),
             peer,
             place,
@@ -118,6 +124,7 @@ impl Watch {
         let received = Received::new(incoming, version);
         let has_body = !received.is_end_stream();
         self.0.has_body.store(has_body, Relaxed);
+        self.0.is_whole.store(!has_body, Relaxed);
         let is_chunked = has_body && received.size_hint().exact().is_none();
         self.0.may_have_trailers.store(is_chunked && version < Version::HTTP_2, Relaxed);
         // Reading a body would say that it is wanted.
@@ -166,6 +173,13 @@ impl Watch {
             // The connection ends, or goes on, without it.
             cx.waker().wake_by_ref();
         }
+    }
+
+    /// Returns true if the caller has sent a request over HTTP/1 whole, and has not been answered whole.
+    pub(super) fn awaits_answer(&self) -> bool {
+        let Shared { is_http2, is_whole, is_switched, .. } = &*self.0;
+        let is_asked = self.phase() == Phase::Request && is_whole.load(Relaxed);
+        is_asked && !is_http2.load(Relaxed) && !is_switched.load(Relaxed)
     }
 
     /// Returns true if no request is under way, and all answers have been taken.
@@ -222,6 +236,13 @@ impl Open {
         self.watch.0.peer
     }
 
+    /// The body has come whole.
+    pub(super) fn note_whole(&self) {
+        if self.is_newest() {
+            self.watch.0.is_whole.store(true, Relaxed);
+        }
+    }
+
     /// The body has ended without trailers.
     pub(super) fn note_plain_end(&self) {
         if self.is_newest() {
@@ -240,9 +261,9 @@ impl Open {
         self.watch.0.task.wake();
     }
 
-    /// Has the connection reset once it is closed.
-    pub(super) fn tear(&self) {
-        self.watch.0.is_torn.store(true, Relaxed);
+    /// Whether the connection is to be reset if it is closed now.
+    pub(super) fn note_torn(&self, is_torn: bool) {
+        self.watch.0.is_torn.store(is_torn, Relaxed);
     }
 }
 
@@ -271,6 +292,9 @@ impl Reply {
     /// Never.
     pub fn with<B: Body + 'static>(self, answer: Response<B>) -> Answered<B> {
         let Self { open, version, patience } = self;
+        if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+            open.watch.0.is_switched.store(true, Relaxed);
+        }
         if version == Version::HTTP_2 && !answer.body().is_end_stream() {
             return Ok(answer.map(|body| Answer::watched(body, open, patience)));
         }

@@ -48,7 +48,10 @@ impl Body for RequestBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Interrupted>>> {
         let Some(received) = &mut self.received else { return Poll::Ready(None) };
-        let frame = Pin::new(received).poll_frame(cx);
+        let frame = Pin::new(&mut *received).poll_frame(cx);
+        if matches!(frame, Poll::Ready(None)) || received.is_end_stream() {
+            self.open.note_whole();
+        }
         self.may_be_read |= frame.is_ready();
         match &frame {
             Poll::Ready(Some(Ok(frame))) => self.has_trailers |= frame.is_trailers(),

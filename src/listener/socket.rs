@@ -194,6 +194,14 @@ impl Stream {
         })
     }
 
+    /// Waits for something to read, and tells whether it is the end. Nothing is taken.
+    pub(super) fn poll_at_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        match self {
+            Self::Tcp(tcp) => tcp.poll_at_end(cx),
+            Self::Unix(unix) => unix.poll_at_end(cx),
+        }
+    }
+
     /// Sends what is written at once, as Unix sockets always do.
     pub(super) fn set_nodelay(&self) -> io::Result<()> {
         match self {

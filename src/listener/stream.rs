@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use super::{
-    HttpLimits,
+    HalfClose, HttpLimits,
     caller::{Phase, State, Watch},
     socket::Stream,
 };
@@ -30,6 +30,7 @@ use crate::patience::Patience;
 pub(super) struct WatchedStream {
     stream: Stream,
     watch: Watch,
+    half_close: HalfClose,
     idle_timeout: Duration,
     header_timeout: Duration,
     /// For what the caller does not read.
@@ -41,11 +42,11 @@ pub(super) struct WatchedStream {
 
 impl WatchedStream {
     pub(super) fn new(stream: Stream, watch: Watch, limits: &HttpLimits) -> Self {
-        let HttpLimits { idle_timeout, header_timeout, write_timeout, .. } = *limits;
+        let HttpLimits { half_close, idle_timeout, header_timeout, write_timeout, .. } = *limits;
         let timer = Timer::new(idle_timeout);
         let write_patience = Patience::new(write_timeout);
         let timed = watch.state();
-        Self { stream, watch, idle_timeout, header_timeout, write_patience, timer, timed }
+        Self { stream, watch, half_close, idle_timeout, header_timeout, write_patience, timer, timed }
     }
 
     /// The caller has sent nothing new: has it had its time?
@@ -77,10 +78,28 @@ impl WatchedStream {
         }
     }
 
-    /// The result of a write, unless the caller has read nothing for too long.
+    /// The result of a write, unless the caller has gone or has read nothing for too long.
     fn patiently<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         self.watch.note_unread(written.is_pending());
+        if written.is_pending() {
+            self.check_presence(cx)?;
+        }
         self.write_patience.with_write(cx, written)
+    }
+
+    /// An error if the caller has gone before its answer; the task is woken once it does.
+    ///
+    /// hyper would find out by reading on, for which it takes a new buffer: the last one is in use as long as the request's
+    /// head is. So it is told that callers who close their side may wait for their answers.
+    fn check_presence(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if self.half_close == HalfClose::Waiting || !self.watch.awaits_answer() {
+            return Ok(());
+        }
+        match self.stream.poll_at_end(cx)? {
+            Poll::Ready(true) => Err(io::ErrorKind::UnexpectedEof.into()),
+            // What comes next is read in its turn.
+            Poll::Ready(false) | Poll::Pending => Ok(()),
+        }
     }
 
     fn set_timer(&mut self, state: State, span: Duration) {
@@ -165,8 +184,10 @@ impl AsyncWrite for WatchedStream {
         self.stream.is_write_vectored()
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        this.check_presence(cx)?;
+        Pin::new(&mut this.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

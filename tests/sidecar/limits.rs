@@ -1,6 +1,10 @@
 //! Bounds: connections, requests, heads, and how long either side may take.
 
-use std::{io::Write, thread, time::Duration};
+use std::{
+    io::{self, BufRead, Write},
+    thread,
+    time::Duration,
+};
 
 use serde_json::json;
 
@@ -197,6 +201,18 @@ fn a_caller_that_closes_its_side_has_gone_by_default() {
 }
 
 #[test]
+fn a_caller_that_closes_its_side_has_gone_though_it_has_asked_for_more() {
+    let api = RawApi::start();
+    let (_provider, sidecar) = api.sidecar(|setup| setup);
+    let mut caller = sidecar.connect();
+    caller.say(GET.repeat(2));
+    let (mut upstream, _) = api.asked();
+    caller.half_close();
+    upstream.assert_ended();
+    caller.assert_ended();
+}
+
+#[test]
 fn a_body_that_ends_early_is_never_made_whole() {
     for half_close in [true, false] {
         let api = RawApi::start();
@@ -208,8 +224,45 @@ fn a_body_that_ends_early_is_never_made_whole() {
             upstream.assert_hears(sent);
             caller.half_close();
             upstream.assert_ended();
+            caller.response("POST").expect("an answer").assert_problem(400, "bad_request");
         }
     }
+}
+
+#[test]
+fn half_an_answer_never_looks_whole_to_a_caller_that_closes_its_side() {
+    let api = RawApi::start();
+    let (_provider, sidecar) = api.sidecar(|setup| setup);
+    let mut caller = sidecar.connect();
+    caller.say("GET / HTTP/1.0\r\nHost: localhost\r\n\r\n");
+    let (mut upstream, _) = api.asked();
+    upstream.say("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n");
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        assert!(caller.0.read_line(&mut head).expect("a head") > 0, "{head}");
+    }
+    caller.assert_hears("hello");
+    caller.half_close();
+    upstream.assert_ended();
+    // Over HTTP/1.0 an end in order would be the answer's.
+    assert_eq!(caller.rest(&mut Vec::new()).expect_err("a reset").kind(), io::ErrorKind::ConnectionReset);
+}
+
+#[test]
+fn a_caller_that_closes_its_side_and_reads_no_more_has_gone() {
+    let api = RawApi::start();
+    let (_provider, sidecar) = api.sidecar(|setup| setup);
+    let mut caller = sidecar.connect();
+    caller.say(GET);
+    let (mut upstream, _) = api.asked();
+    upstream.say("HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n");
+    let mut api_s = upstream.0.get_ref().try_clone().expect("a descriptor");
+    let sent = thread::spawn(move || while api_s.write_all(&[7; 65_536]).is_ok() {});
+    thread::sleep(Duration::from_secs(1));
+    caller.half_close();
+    // Long before `upstream.idle_body_timeout`.
+    let (_, took) = timed(|| sent.join().expect("it ends"));
+    assert!(took < Duration::from_secs(30), "{took:?}");
 }
 
 // Time.
