@@ -145,9 +145,15 @@ where
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cause>>> {
         match &mut self.0 {
             Kind::Plain { body, open, ends_with_connection } => {
-                let frame = Pin::new(body).poll_frame(cx);
+                let frame = Pin::new(&mut *body).poll_frame(cx);
                 if *ends_with_connection {
-                    open.note_torn(!matches!(frame, Poll::Ready(None)));
+                    let is_over = match &frame {
+                        Poll::Ready(None) => true,
+                        // hyper asks for no more then.
+                        Poll::Ready(Some(Ok(_))) => body.is_end_stream(),
+                        Poll::Ready(Some(Err(_))) | Poll::Pending => false,
+                    };
+                    open.note_torn(!is_over);
                 }
                 frame.map(|frame| frame.map(|result| result.map_err(Into::into)))
             }

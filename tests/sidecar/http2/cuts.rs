@@ -9,6 +9,7 @@ use std::{
 
 use bytes::Bytes;
 use h2::Reason;
+use rustix::net::sockopt::set_socket_recv_buffer_size;
 use token_valet::sandbox::Settings;
 
 use super::{
@@ -19,7 +20,10 @@ use super::{
     frames::{CANCEL, DATA, END_HEADERS, END_STREAM, HEADERS, INTERNAL_ERROR, NO_ERROR, STATUS_200, Wire},
     run,
 };
-use crate::harness::{Setup, provider};
+use crate::{
+    harness::{Setup, provider, wait_until},
+    metrics::scraped,
+};
 
 /// How an answer of an unknown length breaks off after its first part.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +31,32 @@ enum Cut {
     Close,
     Reset(u32),
     GoAway { last_stream: u32, code: u32 },
+}
+
+#[test]
+fn a_whole_answer_without_a_length_ends_in_order_for_a_slow_caller_with_http_1_0() {
+    const PART: [u8; 16_000] = [b'x'; 16_000];
+    let address = Wire::api(move |_, wire| {
+        loop {
+            let (stream, _) = wire.request()?;
+            wire.send(HEADERS, END_HEADERS, stream, STATUS_200)?;
+            for flags in [0, 0, END_STREAM] {
+                wire.send(DATA, flags, stream, &PART)?;
+            }
+        }
+    });
+    let (_provider, sidecar) = before_address(address);
+    let mut caller = sidecar.connect();
+    // Most of the answer waits in the sidecar's socket, where a reset would throw it away.
+    set_socket_recv_buffer_size(caller.0.get_ref(), 4_096).expect("a socket");
+    caller.send(b"GET / HTTP/1.0\r\nHost: localhost\r\n\r\n").expect("it listens");
+    wait_until("the answer to be over", || {
+        let told = scraped(&sidecar);
+        told.lines().any(|line| line.starts_with("token_valet_http_requests_total") && line.ends_with(" 1"))
+    });
+    let mut answer = Vec::new();
+    caller.rest(&mut answer).expect("an end, and no reset");
+    assert!(answer.ends_with(&PART.repeat(3)), "{} bytes", answer.len());
 }
 
 #[test]
