@@ -12,7 +12,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use rustix::time::{ClockId, clock_gettime};
+use nix::time::{ClockId, clock_gettime};
 use tokio::time::Instant;
 
 /// The longest single timer of [`Clock::sleep_until`]: how late a wake-up can be after a suspend.
@@ -88,10 +88,8 @@ impl Clock {
         if let Some(fake) = &self.fake {
             return fake.now();
         }
-        let now = clock_gettime(ClockId::Boottime);
-        let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
-        let nanos = u32::try_from(now.tv_nsec).unwrap_or(0);
-        Moment(Duration::new(seconds, nanos))
+        let now = clock_gettime(ClockId::CLOCK_BOOTTIME).expect("Linux has it since 2.6.39");
+        Moment(now.into())
     }
 
     /// Wall time: for people and for what is kept over a restart, never for a deadline.
