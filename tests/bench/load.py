@@ -1,4 +1,4 @@
-"""The load: as much as goes through by `wrk`, and a fixed rate by `paced.rs`."""
+"""The load: as much as goes through by `wrk`, and a fixed rate by `paced.rs`. On the processors that the caller may use."""
 
 from __future__ import annotations
 
@@ -42,9 +42,8 @@ def build() -> None:
     subprocess.run(["cargo", "build", "--locked", "--release", "--example", "paced"], cwd=_ROOT, env=environment, check=True)
 
 
-def _run(command: list[str], cpu: int) -> str:
-    pin = lambda: os.sched_setaffinity(0, {cpu})  # noqa: E731
-    return subprocess.run(command, capture_output=True, text=True, check=True, preexec_fn=pin).stdout
+def _run(command: list[str]) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 @dataclass(frozen=True)
@@ -55,12 +54,12 @@ class Answered:
     seconds: float
 
 
-def saturate(target: Target, connections: int, seconds: int, cpu: int) -> Answered:
+def saturate(target: Target, connections: int, seconds: int) -> Answered:
     """What was answered while each connection sent the next request as soon as it had its answer.
 
     What fails does not count, and is told; where more than a twentieth does, there is nothing to compare.
     """
-    out = _run(["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s", *target.arguments], cpu)
+    out = _run(["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s", *target.arguments])
     answered = int(re.search(r"(\d+) requests in", out).group(1))
     refused = re.search(r"Non-2xx or 3xx responses: (\d+)", out)
     broken = re.search(r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", out)
@@ -75,9 +74,9 @@ def saturate(target: Target, connections: int, seconds: int, cpu: int) -> Answer
     return Answered(answered - failed, answered / rate)
 
 
-def warm_up(target: Target, connections: int, cpu: int) -> None:
+def warm_up(target: Target, connections: int) -> None:
     """Until connections to the upstream are there; whatever becomes of the requests."""
-    _run(["wrk", "-t1", f"-c{connections}", "-d3s", "--timeout", "10s", *target.arguments], cpu)
+    _run(["wrk", "-t1", f"-c{connections}", "-d3s", "--timeout", "10s", *target.arguments])
 
 
 @dataclass(frozen=True)
@@ -94,20 +93,19 @@ class Latencies:
 _SPAN = 250_000
 
 
-def at_rate(address: str, path: str, with_token: bool, connections: int, rate: int, seconds: int, cpu: int) -> Latencies | None:
+def at_rate(address: str, path: str, with_token: bool, connections: int, rate: int, seconds: int) -> Latencies | None:
     """How long answers took at so many requests a second in all; `None` if that rate was not reached.
 
     Of each quarter second, and the median of these.
     """
     fields = [_AUTHORIZATION] if with_token else []
 
-    def place() -> None:
-        os.sched_setaffinity(0, {cpu})
+    def give_way() -> None:
         # It never sleeps, and is to leave the processor to the upstream.
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
     command = [_PACED, address, path, str(connections), str(rate), str(seconds), *fields]
-    ended = subprocess.run(command, capture_output=True, text=True, preexec_fn=place)
+    ended = subprocess.run(command, capture_output=True, text=True, preexec_fn=give_way)
     if ended.returncode:
         raise NoAnswers(f"http://{address}{path}: {ended.stderr.strip()}")
     spans: dict[int, list[int]] = {}
