@@ -25,7 +25,6 @@ use rustls::{
     pki_types::{InvalidDnsNameError, ServerName},
 };
 use tokio::{net::TcpStream, sync::Semaphore, task::spawn_blocking, time::timeout};
-use tokio_rustls::TlsConnector;
 
 use self::stream::Transport;
 pub use self::{
@@ -38,7 +37,7 @@ pub use self::{
 use crate::{
     config::{HttpVersion, Origin, Scheme},
     socket::Socket,
-    tls::HandshakeError,
+    tls::{HandshakeError, TlsStream},
 };
 
 /// The names of the protocols in TLS (RFC 7301 section 6, RFC 9113 section 3.1).
@@ -90,9 +89,9 @@ struct TlsSettings {
     /// Counts replacements, from 0.
     generation: u64,
     /// Offers the protocols that the configuration allows.
-    any: TlsConnector,
+    any: Arc<ClientConfig>,
     /// Offers HTTP/1.1 alone.
-    http1: TlsConnector,
+    http1: Arc<ClientConfig>,
 }
 
 /// A connection that nothing was sent on.
@@ -111,7 +110,7 @@ impl TlsSettings {
         let offering = |protocols: &[&[u8]]| {
             let mut tls = tls.clone();
             tls.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
-            TlsConnector::from(Arc::new(tls))
+            Arc::new(tls)
         };
         let any = match http {
             HttpVersion::Http1 => offering(&[ALPN_HTTP1]),
@@ -206,14 +205,17 @@ impl Connector {
             ));
         };
         let settings = current.load_full();
-        let connector = if need == Need::Http1 { &settings.http1 } else { &settings.any };
+        let config = if need == Need::Http1 { &settings.http1 } else { &settings.any };
         let demands_http2 = self.http == HttpVersion::Http2 && need == Need::Any;
-        let tls = match connector.connect(name.clone(), Socket::new(tcp)).await.map_err(HandshakeError::from) {
+        let tls = match TlsStream::connect(Arc::clone(config), name.clone(), Socket::new(tcp))
+            .await
+            .map_err(HandshakeError::from)
+        {
             Ok(tls) => tls,
             Err(HandshakeError::NoSharedProtocol) if demands_http2 => return Err(ConnectError::NotHttp2),
             Err(error) => return Err(ConnectError::Tls(error)),
         };
-        let protocol = match tls.get_ref().1.alpn_protocol() {
+        let protocol = match tls.agreed().alpn_protocol() {
             Some(ALPN_HTTP2) => Protocol::Http2,
             _ if demands_http2 => return Err(ConnectError::NotHttp2),
             _ => Protocol::Http1,

@@ -3,6 +3,7 @@
 
 mod handshake;
 mod rotation;
+mod stream;
 
 use std::sync::Arc;
 
@@ -17,6 +18,7 @@ use rustls::{
 pub use self::{
     handshake::{HandshakeError, Names, Suspect},
     rotation::Rotation,
+    stream::TlsStream,
 };
 use crate::config::{ClientIdentity, Roots, TlsVersion, Trust};
 

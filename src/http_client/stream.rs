@@ -18,9 +18,13 @@ use tokio::{
     net::TcpStream,
     sync::Notify,
 };
-use tokio_rustls::client::TlsStream;
 
-use crate::{metrics::OpenConnection, patience::Patience, socket::Socket, tls::HandshakeError};
+use crate::{
+    metrics::OpenConnection,
+    patience::Patience,
+    socket::Socket,
+    tls::{HandshakeError, TlsStream},
+};
 
 /// A connection, plain or over TLS. A write ends with an error of kind `TimedOut` when the origin
 /// takes nothing for too long.
@@ -89,7 +93,7 @@ impl Stream {
     pub(super) fn tls_version(&self) -> Option<ProtocolVersion> {
         match &self.transport {
             Transport::Plain(_) => None,
-            Transport::Tls(tls) => tls.get_ref().1.protocol_version(),
+            Transport::Tls(tls) => tls.agreed().protocol_version(),
         }
     }
 
