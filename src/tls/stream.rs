@@ -2,8 +2,8 @@
 //!
 //! In buffers of its own, rustls reads each record in pieces of 4 KiB, into memory that grows with every piece and is given
 //! back after the record. Here, what is received lies in memory that the thread's connections share until it is
-//! decrypted, which is at once; what a connection keeps is the beginning of a record that has not come whole. The copy
-//! that rustls makes of each decrypted record remains.
+//! decrypted, which is at once; a connection keeps the beginning of a record that has not come whole, and of what it has
+//! decrypted what its reader has no room for yet. The copy that rustls makes of each decrypted record remains.
 
 use std::{
     cell::Cell,
@@ -43,7 +43,8 @@ thread_local! {
 }
 
 /// A connection over TLS whose handshake is done. Without an end that is said in TLS, reading fails with an error of kind
-/// `UnexpectedEof`: what has come may be cut off (RFC 8446 section 6.1).
+/// `UnexpectedEof`: what has come may be cut off (RFC 8446 section 6.1). Once TLS has failed, what came before is read,
+/// and then the error; writes fail with one of kind `BrokenPipe` at once.
 pub struct TlsStream<S> {
     inner: S,
     session: UnbufferedClientConnection,
@@ -56,7 +57,7 @@ pub struct TlsStream<S> {
     /// The peer has said that nothing more comes.
     has_ended: bool,
     has_said_goodbye: bool,
-    /// Why nothing more is decrypted or encrypted.
+    /// Why nothing more is decrypted, or encrypted.
     failure: Option<rustls::Error>,
 }
 
@@ -121,8 +122,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
                 self.partial = BytesMut::from(&received[done..]);
             }
             received.fill(0);
-            // An alert, or a word of the handshake. Whoever has something else to send is woken for it, and sends this too; and
-            // is told if it cannot be sent.
+            // An alert, or a word of the handshake. Whoever waits to send something else is woken for that, and not this task.
+            // What cannot be sent, whoever writes next is told.
             if may_send {
                 let _ = self.poll_send(cx);
             }
@@ -185,9 +186,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
         size: usize,
         mut write: impl FnMut(&mut WriteTraffic<'_, ClientConnectionData>, &mut [u8]) -> Result<usize, EncryptError>,
     ) -> Result<(), rustls::Error> {
-        if let Some(failure) = &self.failure {
-            return Err(failure.clone());
-        }
         loop {
             // All whole records were decrypted as they came, so that none is discarded here.
             match self.session.process_tls_records(&mut self.partial).state? {
@@ -324,6 +322,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        if let Some(failure) = &this.failure {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::BrokenPipe, failure.clone())));
+        }
         if this.has_said_goodbye {
             return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
         }
@@ -336,7 +337,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<S> {
         }
     }
 
-    /// Puts parts together into one record.
+    /// Puts parts together into one record, unless the first fills one.
     fn poll_write_vectored(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -371,9 +372,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<S> {
     /// Says in TLS that nothing more comes, and closes `inner` for writes.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if !this.has_said_goodbye {
+        if !this.has_said_goodbye && this.failure.is_none() {
             this.has_said_goodbye = true;
-            // Where TLS has failed nothing can be said.
             let _ = this.encrypt(encrypted_len(2), |traffic, room| traffic.queue_close_notify(room));
         }
         ready!(this.poll_send(cx))?;
@@ -576,6 +576,8 @@ mod tests {
                     Ok(count) => received.extend_from_slice(&buf[..count]),
                     Err(error) => break error,
                 }
+                let unheard = client.write(b"more").await.expect_err("nothing more is encrypted");
+                assert_eq!(unheard.kind(), io::ErrorKind::BrokenPipe);
             };
             assert_eq!(received, [1; 20]);
             let error_again = client.read(&mut buf).await.expect_err("nothing more is decrypted");
@@ -585,7 +587,7 @@ mod tests {
             }
             let told = server.read(&mut [0]).await.expect_err("there is an alert");
             assert_eq!(tls_error(&told), Some(&rustls::Error::AlertReceived(AlertDescription::BadRecordMac)));
-            client.write_all(b"more").await.expect_err("nothing more is encrypted");
+            client.shutdown().await.expect("there is nothing to say");
         }
     }
 
