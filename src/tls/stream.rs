@@ -655,7 +655,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn goodbye_is_said_in_tls_and_nothing_after_it() {
+    async fn goodbye_is_said_in_tls_and_answers_are_still_read() {
         for version in [&TLS12, &TLS13] {
             let (mut client, mut server) = made(version).await;
             client.write_all(b"all of it").await.expect("it is taken");
