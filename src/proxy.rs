@@ -52,7 +52,7 @@ use self::{
 use crate::{
     clock::{Clock, Moment},
     config::{Config, Forwarded},
-    http_client::{Connector, Kept, Pool, PooledBody},
+    http_client::{Connector, Kept, Pool},
     listener::{Answered, Reply, RequestBody},
     metrics::{Answerer, HttpCounts, Rejection},
     token::{Bearer, FollowUp, Renewal, Replay, TokenCell},
@@ -278,31 +278,15 @@ impl Proxy {
             let is_new = connection.is_new();
             let request = outbound.request(body, connection.protocol(), authorization);
             outbound.measure.sent(now);
-            let sent = pin!(connection.send(request));
+            let sent = pin!(connection.send(request, |body| ResponseBody::api(body, self.idle_body_timeout)));
             match self.response_timeouts.head_of(sent, watch, now).await? {
-                Ok(response) => return Ok((generation, self.receive(response, watch)?)),
+                Ok(response) => return Ok((generation, receive(response, watch)?)),
                 Err(failure) => body = retries.after(failure, is_new, outbound.method, watch)?,
             }
             // Not an idle one again: the API may have closed them all.
             connection = Box::pin(self.pool.connect(outbound.need())).await?;
             (bearer, now) = self.bearer(self.clock.now()).await?;
         }
-    }
-
-    /// Makes the API's answer one of ours.
-    fn receive(
-        &self,
-        response: Response<PooledBody<Upload>>,
-        watch: &UploadWatch,
-    ) -> Result<Response<ResponseBody>, ProxyError> {
-        headers::check_answer(response.headers())?;
-        let withheld = watch.answered();
-        let mut response = response.map(|body| ResponseBody::api(body, self.idle_body_timeout, withheld));
-        if !upgrade::is_switch(response.status()) {
-            headers::to_client(response.headers_mut());
-        }
-        *response.version_mut() = Version::HTTP_11;
-        Ok(response)
     }
 
     fn may_be_rejection(&self, status: StatusCode) -> bool {
@@ -394,4 +378,15 @@ impl Proxy {
             }
         }
     }
+}
+
+/// Makes the API's answer one of ours.
+fn receive(mut response: Response<ResponseBody>, watch: &UploadWatch) -> Result<Response<ResponseBody>, ProxyError> {
+    headers::check_answer(response.headers())?;
+    response.body_mut().keep_guard(watch.answered());
+    if !upgrade::is_switch(response.status()) {
+        headers::to_client(response.headers_mut());
+    }
+    *response.version_mut() = Version::HTTP_11;
+    Ok(response)
 }

@@ -103,7 +103,8 @@ where
         }
     }
 
-    /// Sends the request, at once, and waits for the head of its response.
+    /// Sends the request, at once, and waits for the head of its response. `into_body` makes the response's body of what
+    /// the connection has of it: at once, as a large one costs a copy wherever the response is passed on.
     ///
     /// # Errors
     /// When the connection ends before that. If it was not made for this request and nothing of the
@@ -111,10 +112,14 @@ where
     ///
     /// # Cancel safety
     /// Dropping the future closes the connection, or the stream, which tells the origin that nobody listens.
-    pub fn send(
+    pub fn send<F, T>(
         mut self,
         request: Request<B>,
-    ) -> impl Future<Output = Result<Response<PooledBody<B>>, SendError<B>>> + use<B> {
+        into_body: F,
+    ) -> impl Future<Output = Result<Response<T>, SendError<B>>> + use<B, F, T>
+    where
+        F: FnOnce(PooledBody<B>) -> T,
+    {
         // No async block, which would have room for the request, and for the future that it waits for, twice.
         let sent = match &mut self.carrier {
             Carrier::Http1(Exclusive { sender, .. }) => {
@@ -130,8 +135,9 @@ where
         sent.map(|sent| match sent {
             Ok(response) => {
                 let version = response.version();
-                Ok(response
-                    .map(|incoming| PooledBody { received: Received::new(incoming, version), connection: Some(self) }))
+                Ok(response.map(|incoming| {
+                    into_body(PooledBody { received: Received::new(incoming, version), connection: Some(self) })
+                }))
             }
             Err(failure) => Err(self.failed(failure)),
         })

@@ -45,8 +45,8 @@ pub struct ResponseBody(Source);
 enum Source {
     /// Boxed, as answers are passed around.
     Api(Box<ApiBody>),
-    /// The sidecar's own.
-    Own(Full<Bytes>),
+    /// The sidecar's own. Boxed too: else it would make every answer larger.
+    Own(Box<Full<Bytes>>),
 }
 
 /// The API's, as it comes, after what was read of it already.
@@ -60,8 +60,8 @@ struct ApiBody {
     measure: Option<Measure>,
     /// What was asked for, if it is to be logged that the answer broke off.
     path: Option<PathAndQuery>,
-    /// Dropped last.
-    _withheld: Option<Withheld>,
+    /// The guard of a request whose own body never began. Dropped last.
+    withheld: Option<Withheld>,
 }
 
 /// The part of a body that was read before it is passed on.
@@ -74,21 +74,24 @@ pub(super) struct Start {
 }
 
 impl ResponseBody {
-    /// `withheld` is the guard of a request whose own body never began.
-    pub(super) fn api(body: PooledBody<Upload>, idle_timeout: Duration, withheld: Option<Withheld>) -> Self {
-        Self(Source::Api(Box::new(ApiBody {
-            start: None,
-            body,
-            patience: Patience::new(idle_timeout),
-            in_flight: None,
-            measure: None,
-            path: None,
-            _withheld: withheld,
-        })))
+    pub(super) fn api(body: PooledBody<Upload>, idle_timeout: Duration) -> Self {
+        // The memory comes first, so that it is made there: for `Box::new` it would be made elsewhere, and copied.
+        Self(Source::Api(Box::write(
+            Box::new_uninit(),
+            ApiBody {
+                start: None,
+                body,
+                patience: Patience::new(idle_timeout),
+                in_flight: None,
+                measure: None,
+                path: None,
+                withheld: None,
+            },
+        )))
     }
 
     pub(super) fn own(body: impl Into<Bytes>) -> Self {
-        Self(Source::Own(Full::new(body.into())))
+        Self(Source::Own(Box::new(Full::new(body.into()))))
     }
 
     /// The API's connection, which is to serve no other request.
@@ -113,6 +116,13 @@ impl ResponseBody {
         if let Source::Api(api) = &mut self.0 {
             api.in_flight = Some(guard);
             api.path = asked;
+        }
+    }
+
+    /// Keeps, until the answer is over, the guard of a request whose own body never began.
+    pub(super) fn keep_guard(&mut self, guard: Option<Withheld>) {
+        if let Source::Api(api) = &mut self.0 {
+            api.withheld = guard;
         }
     }
 
@@ -182,7 +192,7 @@ impl Body for ResponseBody {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match &mut self.get_mut().0 {
             Source::Api(api) => api.poll_frame(cx),
-            Source::Own(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
+            Source::Own(body) => Pin::new(&mut **body).poll_frame(cx).map_err(|never| match never {}),
         }
     }
 
