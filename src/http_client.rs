@@ -5,6 +5,7 @@ mod connection;
 mod dial;
 mod driver;
 mod greeting;
+mod low_water;
 mod pool;
 mod shelf;
 mod stream;

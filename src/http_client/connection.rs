@@ -237,6 +237,9 @@ impl<B> Body for PooledBody<B> {
         }
         let frame = Pin::new(&mut *received).poll_frame(cx);
         if let Some(driver) = driver {
+            if frame.is_pending() {
+                driver.expect(received.size_hint().exact().unwrap_or(0));
+            }
             driver.release(received.is_end_stream());
         }
         let frame = ready!(frame);

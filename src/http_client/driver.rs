@@ -1,14 +1,15 @@
 //! The task that drives an HTTP/1.1 connection, and what it need not be woken for.
 //!
 //! hyper wakes it whenever a part of a response's body is taken, as it may have to read the next. After the last part of
-//! a body of known length there is nothing to do: it has ended the message before, and waits for the next request.
+//! a body of known length there is nothing to do: it has ended the message before, and waits for the next request. Nor has
+//! it to be woken for small parts of a large body, see [`LowWater`](super::low_water::LowWater).
 
 use std::{
     future::poll_fn,
     pin::pin,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Wake, Waker},
 };
@@ -22,6 +23,7 @@ pub(super) struct DriverWaker {
     task: OnceLock<Waker>,
     is_held: AtomicBool,
     is_due: AtomicBool,
+    awaited: AtomicU64,
 }
 
 impl DriverWaker {
@@ -38,6 +40,17 @@ impl DriverWaker {
         if is_due && !has_ended {
             self.wake_task();
         }
+    }
+
+    /// Of a body, at least so many bytes are to come, after all that its connection has received: whoever takes them has
+    /// found that there are no others. 0 where that is not known.
+    pub(super) fn expect(&self, bytes: u64) {
+        self.awaited.store(bytes, Relaxed);
+    }
+
+    /// What was last expected.
+    pub(super) fn awaited(&self) -> u64 {
+        self.awaited.load(Relaxed)
     }
 
     fn wake_task(&self) {

@@ -16,6 +16,7 @@ use super::{
     carried::Carried,
     connection::{Carrier, Connection, Exclusive, Provenance},
     driver::{DriverWaker, drive},
+    low_water::LowWater,
     shelf::{Kept, Shelf},
     stream::Control,
 };
@@ -194,13 +195,14 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
+    let driver = Arc::<DriverWaker>::default();
+    let stream = stream.with_low_water(LowWater::new(Arc::clone(&driver)));
     let (sender, connection) = http1::Builder::new()
         .max_buf_size(buffer)
         .max_header_size(MAX_HEAD as usize)
         .handshake(TokioIo::new(stream))
         .await
         .map_err(ConnectError::Http)?;
-    let driver = Arc::<DriverWaker>::default();
     // Whoever waits for a response is told of an error by its sender.
     spawn_local(drive(connection.with_upgrades(), Arc::clone(&driver)));
     Ok(Exclusive { sender, driver })

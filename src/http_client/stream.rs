@@ -19,6 +19,7 @@ use tokio::{
     sync::Notify,
 };
 
+use super::low_water::LowWater;
 use crate::{
     metrics::OpenConnection,
     patience::Patience,
@@ -39,6 +40,7 @@ pub struct Stream {
     is_deaf: bool,
     /// Not an `Rc`, as hyper wants what it may upgrade to be [`Send`].
     control: Option<Arc<Control>>,
+    low_water: Option<LowWater>,
     _counted: Option<OpenConnection>,
 }
 
@@ -86,7 +88,8 @@ macro_rules! on_transport {
 
 impl Stream {
     pub(super) fn new(transport: Transport, write_timeout: Duration) -> Self {
-        Self { transport, write_patience: Patience::new(write_timeout), is_deaf: false, control: None, _counted: None }
+        let write_patience = Patience::new(write_timeout);
+        Self { transport, write_patience, is_deaf: false, control: None, low_water: None, _counted: None }
     }
 
     /// The version of TLS that was agreed on; `None` in plain text.
@@ -105,6 +108,11 @@ impl Stream {
     /// Has `control` told whenever something is read, or the end; and lets it end the connection.
     pub(super) fn controlled(self, control: Arc<Control>) -> Self {
         Self { control: Some(control), ..self }
+    }
+
+    /// Has its driver woken only once enough has come.
+    pub(super) fn with_low_water(self, low_water: LowWater) -> Self {
+        Self { low_water: Some(low_water), ..self }
     }
 
     /// What a write came to; `nowhere` is what it comes to when the origin does not listen any more.
@@ -131,6 +139,15 @@ impl AsyncRead for Stream {
             // The write was told of the reset, and reading now looks like an orderly end: an answer that
             // ends with its connection may have been cut off.
             read = Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
+        let Self { transport, low_water, .. } = &mut *self;
+        if let Some(low_water) = low_water
+            && !low_water.is_idle()
+        {
+            match transport {
+                Transport::Plain(tcp) => low_water.note(cx, &read, tcp.get_ref(), 0),
+                Transport::Tls(tls) => low_water.note(cx, &read, tls.get_ref().get_ref(), tls.received()),
+            }
         }
         let Some(control) = &self.control else { return read };
         control.reader.register(cx.waker());

@@ -90,6 +90,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
         Ok(stream)
     }
 
+    /// What it is spoken on.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// How many bytes have come of a record that is not whole.
+    pub fn received(&self) -> usize {
+        self.partial.len()
+    }
+
     /// What was agreed on.
     pub fn agreed(&self) -> &CommonState {
         &self.session

@@ -21,6 +21,7 @@ mod guard;
 mod harness;
 mod http2;
 mod json_schema;
+mod large_answers;
 mod large_uploads;
 mod layering;
 mod lifecycle;

@@ -7,18 +7,22 @@ use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpListener},
     os::unix::fs::symlink,
+    sync::Arc,
     thread,
 };
 
 use rcgen::{CertificateParams, date_time_ymd};
+use rustls::{ServerConnection, StreamOwned};
 use serde_json::Value;
 use token_valet::sandbox::{Provider, Settings};
 
 use self::api::{ALL, Api, Authority, ONLY_1_2, Pair, make_authority, server};
 use crate::{
     harness::{Connection, Process, Setup, Sidecar, provider, wait_until},
+    large_answers::{GET, assert_comes_in_parts},
     metrics::{scraped, value},
     online::check_online,
+    raw_api::RawApi,
 };
 
 const NOT_SERVED: &str = "a request was not served";
@@ -193,6 +197,29 @@ fn server_is_told_by_what_name_it_is_called() {
     let sidecar = before(&provider, &api, &authority).set("upstream.url", url).start();
     assert_ok(&sidecar);
     assert_eq!(api.connections()[0].server_name.as_deref(), Some("localhost"));
+}
+
+#[test]
+fn a_large_answer_over_tls_comes_as_far_as_the_api_has_sent_it() {
+    let (authority, api) = (Authority::new(), RawApi::start());
+    let url = format!("https://{}", api.address());
+    let (_provider, sidecar) =
+        api.sidecar(|setup| setup.set("upstream.url", url).set_file("upstream.ca_file", &authority.pem));
+    for versions in [ALL, ONLY_1_2] {
+        let mut config = server(&authority.server(), versions, None);
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let mut caller = sidecar.connect();
+        caller.say(GET);
+        let session = ServerConnection::new(Arc::new(config)).expect("a sound configuration");
+        let mut upstream = StreamOwned::new(session, api.accept().into_stream());
+        let mut asked = Vec::new();
+        while !asked.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            upstream.read_exact(&mut byte).expect("a request");
+            asked.extend(byte);
+        }
+        assert_comes_in_parts(&mut caller, &mut upstream);
+    }
 }
 
 #[test]
