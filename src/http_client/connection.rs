@@ -238,6 +238,7 @@ impl<B> Body for PooledBody<B> {
         let frame = Pin::new(&mut *received).poll_frame(cx);
         if let Some(driver) = driver {
             if frame.is_pending() {
+                // The driver has its turn after this, woken by the last frame that was taken.
                 driver.expect(received.size_hint().exact().unwrap_or(0));
             }
             driver.release(received.is_end_stream());

@@ -42,8 +42,8 @@ impl DriverWaker {
         }
     }
 
-    /// Of a body, at least so many bytes are to come, after all that its connection has received: whoever takes them has
-    /// found that there are no others. 0 where that is not known.
+    /// So many bytes are to come of a body, of which whoever takes them has found no more; 0 where that is not known. Once
+    /// the driver finds nothing to read either, none of them is on its way through it. They count until it has read on.
     pub(super) fn expect(&self, bytes: u64) {
         self.awaited.store(bytes, Relaxed);
     }

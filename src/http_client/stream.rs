@@ -146,7 +146,7 @@ impl AsyncRead for Stream {
         {
             match transport {
                 Transport::Plain(tcp) => low_water.note(cx, &read, tcp.get_ref(), 0),
-                Transport::Tls(tls) => low_water.note(cx, &read, tls.get_ref().get_ref(), tls.received()),
+                Transport::Tls(tls) => low_water.note(cx, &read, tls.get_ref().get_ref(), tls.partial_len()),
             }
         }
         let Some(control) = &self.control else { return read };

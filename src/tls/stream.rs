@@ -95,8 +95,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
         &self.inner
     }
 
-    /// How many bytes have come of a record that is not whole.
-    pub fn received(&self) -> usize {
+    /// How many bytes have come of a record, or of a handshake message, that is not whole.
+    pub fn partial_len(&self) -> usize {
         self.partial.len()
     }
 
