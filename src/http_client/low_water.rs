@@ -20,13 +20,16 @@ use nix::{
 use super::driver::DriverWaker;
 use crate::patience::Patience;
 
-/// For how many bytes the driver waits at most.
-const MOST: u64 = 64 * 1_024;
-/// For fewer it is not told to wait: that costs a system call too.
-const LEAST: u64 = 16 * 1_024;
-/// How long a part that has come may wait for more: an origin may pause amid a body, and what is not read is room that it
-/// does not have. Where the connection is fast, much comes within that.
-const LIMIT: Duration = Duration::from_millis(2);
+/// How much the driver waits for, in bytes, if more is to follow: half of the room that the kernel gives an origin at first,
+/// which goes on sending into the other half.
+const PART: u64 = 32 * 1_024;
+/// No more than this is waited for as a whole, as there is room for it.
+const MOST: u64 = 2 * PART;
+/// Nobody waits for less: that costs a system call too.
+const LEAST: u64 = PART / 2;
+/// How long what has come may wait for more: an origin may pause amid a body, or send it slowly, and until it is read, there
+/// is less room for what follows. The runtime's clock adds up to 1 ms.
+const LIMIT: Duration = Duration::from_millis(1);
 
 // By the name `libc`, which the macro uses too.
 #[derive(Clone)]
@@ -64,7 +67,11 @@ impl LowWater {
         // What is encrypted is longer, never shorter.
         let to_come = self.driver.awaited().saturating_sub(held as u64);
         let may_wait = to_come >= LEAST && self.patience.poll_over(cx).is_pending();
-        let mark = if may_wait { to_come.min(MOST) } else { 1 };
+        let mark = match to_come {
+            _ if !may_wait => 1,
+            ..=MOST => to_come,
+            _ => PART,
+        };
         // Where the kernel refuses, the driver is woken for everything.
         if mark != self.mark && ReceiveLowWater.set(&socket, &(mark as usize)).is_ok() {
             self.mark = mark;
@@ -98,7 +105,7 @@ mod tests {
 
     use super::{
         super::{Connector, Kept, Need, Pool},
-        DriverWaker, LEAST, LIMIT, LowWater, MOST,
+        DriverWaker, LEAST, LIMIT, LowWater, PART,
     };
     use crate::{
         config::{HttpVersion, Origin, Roots, Scheme, TlsVersion, Trust},
@@ -191,10 +198,7 @@ mod tests {
     async fn a_driver_is_woken_by_less_than_all_of_a_very_large_body() {
         let mut world = World::new();
         world.finds_nothing(10_000_000, 0);
-        world.sends(20_000);
-        assert!(!world.is_woken());
-        world.origin.write_all(&vec![b'x'; MOST as usize - 20_000]).expect("there is room");
-        world.waits_to_be_woken();
+        world.assert_woken_by(PART);
     }
 
     #[tokio::test]
