@@ -20,13 +20,11 @@ use nix::{
 use super::driver::DriverWaker;
 use crate::patience::Patience;
 
-/// How much the driver waits for, in bytes, if more is to follow: half of the room that the kernel gives an origin at first,
-/// which goes on sending into the other half.
-const PART: u64 = 32 * 1_024;
-/// No more than this is waited for as a whole, as there is room for it.
-const MOST: u64 = 2 * PART;
-/// Nobody waits for less: that costs a system call too.
-const LEAST: u64 = PART / 2;
+/// How much the driver waits for, in bytes, if more is to follow. An origin goes on sending meanwhile, into the rest of the
+/// room that the kernel gives it. Nobody waits for less, as to wait costs a system call too.
+const PART: u64 = 16 * 1_024;
+/// What is no more than this is waited for as a whole: there is room for it from the first.
+const MOST: u64 = 64 * 1_024;
 /// How long what has come may wait for more: an origin may pause amid a body, or send it slowly, and until it is read, there
 /// is less room for what follows. The runtime's clock adds up to 1 ms.
 const LIMIT: Duration = Duration::from_millis(1);
@@ -53,7 +51,7 @@ impl LowWater {
 
     /// Returns true if nothing large is waited for, nor was: there is nothing to note.
     pub(super) fn is_idle(&self) -> bool {
-        self.mark == 1 && self.driver.awaited() < LEAST
+        self.mark == 1 && self.driver.awaited() < PART
     }
 
     /// After each read from the `socket`, unless it [is idle](Self::is_idle). Of what is to come of a body, `held` bytes have
@@ -66,7 +64,7 @@ impl LowWater {
         }
         // What is encrypted is longer, never shorter.
         let to_come = self.driver.awaited().saturating_sub(held as u64);
-        let may_wait = to_come >= LEAST && self.patience.poll_over(cx).is_pending();
+        let may_wait = to_come >= PART && self.patience.poll_over(cx).is_pending();
         let mark = match to_come {
             _ if !may_wait => 1,
             ..=MOST => to_come,
@@ -105,7 +103,7 @@ mod tests {
 
     use super::{
         super::{Connector, Kept, Need, Pool},
-        DriverWaker, LEAST, LIMIT, LowWater, PART,
+        DriverWaker, LIMIT, LowWater, PART,
     };
     use crate::{
         config::{HttpVersion, Origin, Roots, Scheme, TlsVersion, Trust},
@@ -210,7 +208,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_driver_is_woken_by_each_byte_of_what_is_small_or_of_unknown_length() {
-        for to_come in [0, 1, LEAST - 1] {
+        for to_come in [0, 1, PART - 1] {
             let mut world = World::new();
             world.finds_nothing(to_come, 0);
             world.assert_woken_by(1);
