@@ -260,14 +260,15 @@ mod tests {
         let port = listener.local_addr().expect("it is bound").port();
         let (go_on, told) = mpsc::channel();
         let (says, mut said) = unbounded_channel();
-        // While it is at work, no time passes.
-        spawn_blocking(move || {
+        // While it is at work, no time passes. Its end stays open, or its close would be a reset, as it reads no request.
+        let _open = spawn_blocking(move || {
             let (mut stream, _) = listener.accept().expect("a connection");
             for part in ["HTTP/1.1 200 OK\r\nContent-Length: 20001\r\n\r\nx", &"x".repeat(19_999), "x"] {
                 told.recv().expect("it goes on");
                 stream.write_all(part.as_bytes()).expect("it is read");
                 says.send(()).expect("it is heard");
             }
+            stream
         });
         let read = async {
             let connection = pool(port).checkout(Need::Any).await.expect("it listens");
