@@ -161,19 +161,17 @@ mod tests {
         }
 
         fn is_woken(&self) -> bool {
+            self.is_woken_within(Duration::ZERO)
+        }
+
+        fn is_woken_within(&self, time: Duration) -> bool {
             let mut poll = mio::Poll::new().expect("one more");
             let socket = self.socket.try_clone().expect("one more");
             let mut socket = mio::net::TcpStream::from_std(socket);
             poll.registry().register(&mut socket, Token(0), Interest::READABLE).expect("it is a socket");
             let mut events = Events::with_capacity(1);
-            poll.poll(&mut events, Some(Duration::ZERO)).expect("no time passes");
+            poll.poll(&mut events, Some(time)).expect("no signal comes");
             !events.is_empty()
-        }
-
-        fn waits_to_be_woken(&self) {
-            while !self.is_woken() {
-                thread::yield_now();
-            }
         }
 
         #[track_caller]
@@ -222,7 +220,7 @@ mod tests {
         world.sends(1);
         assert!(!world.is_woken());
         world.origin.shutdown(Shutdown::Write).expect("it is open");
-        world.waits_to_be_woken();
+        assert!(world.is_woken_within(PATIENCE));
     }
 
     #[tokio::test]

@@ -17,13 +17,12 @@ use token_valet::{config::TokenFault, sandbox::Settings};
 use crate::{
     harness::{ACCOUNTS, Connection, Process, Setup, provider, raise_descriptor_limit, seconds, wait_until},
     metrics::{scraped, value},
-    raw_api::{RawApi, timed},
+    raw_api::{GET, RawApi, timed},
     scripted_api::ScriptedApi,
     threat_model::check_claims,
 };
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
-const GET: &str = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
 const KIB: usize = 1024;
 
 fn fields(count: usize) -> String {

@@ -10,11 +10,10 @@ use serde_json::json;
 
 use crate::{
     harness::{Connection, wait_until},
-    raw_api::{RawApi, timed},
+    raw_api::{GET, RawApi, timed},
 };
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
-const GET: &str = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
 /// As many connections as are open at once just to be refused.
 const SURPLUS: usize = 64;
 

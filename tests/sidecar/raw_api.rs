@@ -10,6 +10,9 @@ use token_valet::sandbox::{Provider, Settings};
 
 use crate::harness::{Connection, DEADLINE, Setup, Sidecar, provider, wait_for};
 
+/// A request without anything that is not needed.
+pub(crate) const GET: &str = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
+
 /// The sidecar's connections are taken one by one, when the test wants them.
 pub(crate) struct RawApi(TcpListener);
 

@@ -19,10 +19,10 @@ use token_valet::sandbox::{Provider, Settings};
 use self::api::{ALL, Api, Authority, ONLY_1_2, Pair, make_authority, server};
 use crate::{
     harness::{Connection, Process, Setup, Sidecar, provider, wait_until},
-    large_answers::{GET, assert_comes_in_parts},
+    large_answers::assert_comes_in_parts,
     metrics::{scraped, value},
     online::check_online,
-    raw_api::RawApi,
+    raw_api::{GET, RawApi},
 };
 
 const NOT_SERVED: &str = "a request was not served";
