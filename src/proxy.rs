@@ -29,6 +29,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt as _;
 use http::{Response, StatusCode, Version, request::Parts};
 use http_body::Body;
 use prometheus_client::metrics::{counter::Counter, family::Family};
@@ -61,7 +62,7 @@ use crate::{
 /// The proxy of one runtime thread: its pool of connections, and the current token.
 #[derive(Debug)]
 pub struct Proxy {
-    pool: Pool<Upload>,
+    pool: Rc<Pool<Upload>>,
     pool_idle_timeout: Duration,
     guard: Guard,
     live: RefCell<Rc<Live>>,
@@ -116,7 +117,7 @@ impl Proxy {
         let counts = metrics.http.of_this_thread();
         let kept = Kept { idle: config.upstream.pool_max_idle, of_burst: config.kept_of_burst() };
         Self {
-            pool: Pool::new(connector, kept, counts.connections()),
+            pool: Rc::new(Pool::new(connector, kept, counts.connections())),
             pool_idle_timeout: config.upstream.pool_idle_timeout,
             guard: Guard::new(config),
             live: RefCell::new(Rc::new(Live::new(config))),
@@ -239,7 +240,7 @@ impl Proxy {
             return upgrade.switch(response, protocol, self.tunnel_idle_timeout, in_flight);
         }
         if self.may_be_rejection(response.status()) {
-            response = Box::pin(self.settle(&outbound, &watch, generation, response)).await?;
+            response = self.settle(&outbound, &watch, generation, response).boxed_local().await?;
         } else {
             self.note(generation, response.status());
         }
@@ -266,10 +267,10 @@ impl Proxy {
         let mut connection = match &outbound.upgrade {
             None => self.pool.checkout(outbound.need()).await?,
             // It is sent once only, and an idle connection may be about to close.
-            Some(_) => Box::pin(self.pool.connect(outbound.need())).await?,
+            Some(_) => self.pool.connect(outbound.need()).boxed_local().await?,
         };
-        if connection.is_new() {
-            // Connecting took its time, in which the token may have expired.
+        if connection.was_awaited() {
+            // That took its time, in which the token may have expired.
             (bearer, now) = self.bearer(self.clock.now()).await?;
         }
         let mut retries = Retries::new(&self.counts);
@@ -284,7 +285,7 @@ impl Proxy {
                 Err(failure) => body = retries.after(failure, is_new, outbound.method, watch)?,
             }
             // Not an idle one again: the API may have closed them all.
-            connection = Box::pin(self.pool.connect(outbound.need())).await?;
+            connection = self.pool.connect(outbound.need()).boxed_local().await?;
             (bearer, now) = self.bearer(self.clock.now()).await?;
         }
     }
@@ -373,7 +374,7 @@ impl Proxy {
         match self.tokens.load(now) {
             Some(bearer) => Ok((bearer, now)),
             None => {
-                let bearer = Box::pin(self.renewal.token()).await?;
+                let bearer = self.renewal.token().boxed_local().await?;
                 Ok((bearer, self.clock.now()))
             }
         }

@@ -57,6 +57,8 @@ pub(super) enum Provenance {
     New,
     /// Made for another one, while this one waited.
     Shared,
+    /// Has come free while this one waited for one to be made.
+    Freed,
     /// Has been there.
     Pool,
 }
@@ -88,9 +90,15 @@ impl<B: Body + Unpin + 'static> Connection<B>
 where
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
-    /// Returns true if the request had to wait for it to be made.
+    /// Returns true if it was made while the request waited for that: the origin can hardly have tired of it.
     #[must_use]
     pub fn is_new(&self) -> bool {
+        matches!(self.provenance, Provenance::New | Provenance::Shared)
+    }
+
+    /// Returns true if the request had to wait for it.
+    #[must_use]
+    pub fn was_awaited(&self) -> bool {
         self.provenance != Provenance::Pool
     }
 
@@ -262,6 +270,11 @@ impl<B> Body for PooledBody<B> {
 }
 
 impl<B> Connection<B> {
+    /// Gives it back to its pool, for the next request.
+    pub(super) fn give_back(self) {
+        self.home.put(self.carrier, self.generation);
+    }
+
     fn driver(&self) -> Option<&DriverWaker> {
         match &self.carrier {
             Carrier::Http1(exclusive) => Some(&exclusive.driver),
@@ -280,7 +293,7 @@ impl<B> PooledBody<B> {
         // After an answer by HTTP/1.0 hyper would send requests by it too, those without a length without their bodies.
         let connection = self.connection.take().filter(|_| self.received.version() > Version::HTTP_10);
         if let Some(connection) = connection {
-            connection.home.put(connection.carrier, connection.generation);
+            connection.give_back();
         }
     }
 }

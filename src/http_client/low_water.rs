@@ -83,6 +83,7 @@ mod tests {
         future::poll_fn,
         io::{Read, Write},
         net::{Shutdown, TcpListener, TcpStream},
+        rc::Rc,
         sync::{Arc, mpsc},
         task::{Context, Poll, Waker},
         thread,
@@ -114,12 +115,12 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(60);
 
     /// Of connections to this machine.
-    fn pool(port: u16) -> Pool<Empty<Bytes>> {
+    fn pool(port: u16) -> Rc<Pool<Empty<Bytes>>> {
         let origin = Origin { scheme: Scheme::Http, host: "127.0.0.1".to_owned(), port };
         let trust = Trust { roots: Roots::Bundled, ca_file: None, extra: Vec::new(), tls_min: TlsVersion::Tls12 };
         let tls = client_config(&trust).expect("built-in roots");
         let connector = Connector::new(&origin, &tls, HttpVersion::Http1, PATIENCE, PATIENCE).expect("an address");
-        Pool::new(connector, Kept { idle: 1, of_burst: 0 }, Arc::default())
+        Rc::new(Pool::new(connector, Kept { idle: 1, of_burst: 0 }, Arc::default()))
     }
 
     /// A connection, and the origin's end of it.

@@ -4,12 +4,21 @@
 //! A pool belongs to its thread, so that taking and returning a connection needs no lock; a
 //! connection comes back by itself when the response's body has been read to its end and dropped.
 
-use std::{cell::Cell, future::poll_fn, io, pin::Pin, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    cell::Cell,
+    future::poll_fn,
+    io,
+    pin::{Pin, pin},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
 
+use futures_util::future::{Either, FutureExt as _, select};
 use http_body::Body;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{sync::Semaphore, task::spawn_local};
+use tokio::{sync::Semaphore, task::spawn_local, time::timeout};
 
 use super::{
     ConnectError, Connector, Link, Need, Protocol, Stream,
@@ -76,28 +85,75 @@ where
         }
     }
 
-    /// A connection that is there, or a new one. Must be called within a [`tokio::runtime::LocalRuntime`].
+    /// A connection that is there, or whichever comes first: one that another request has done with, or a new one. Must be
+    /// called within a [`tokio::runtime::LocalRuntime`].
     ///
     /// # Errors
     /// When there is none and no new one can be made.
     ///
     /// # Cancel safety
-    /// Dropping the future closes a connection that was being made.
-    pub async fn checkout(&self, need: Need) -> Result<Connection<B>, ConnectError> {
+    /// Dropping the future closes a connection that was being made for it.
+    pub async fn checkout(self: &Rc<Self>, need: Need) -> Result<Connection<B>, ConnectError> {
         if self.speaks(need) == Some(Protocol::Http1) {
             while let Some((exclusive, generation)) = self.shelf.take(self.connector.generation()) {
-                if !exclusive.sender.is_ready() {
-                    // The task that drives it may not have had its turn since the last response.
-                    tokio::task::yield_now().await;
-                }
-                // Still not ready: the API closed it, or it is busy with an upload that was answered early.
-                if exclusive.sender.is_ready() {
+                if exclusive.is_ready().await {
                     return Ok(self.hand_out(Carrier::Http1(exclusive), Provenance::Pool, generation));
                 }
             }
         }
-        // Boxed, as it is large and rare: a request's future is moved about with the room for all that may come.
-        Box::pin(self.connect(need)).await
+        // Boxed, as it is large and rare: a request's future is moved about with the room for all that may come. Without its
+        // type, as what has a single caller is compiled into it, however large and rare.
+        self.in_time(self.freed_or_new(need)).boxed_local().await
+    }
+
+    async fn freed_or_new(self: &Rc<Self>, need: Need) -> Result<Connection<B>, ConnectError> {
+        if self.speaks(need) != Some(Protocol::Http1) || !self.shelf.keeps_any() {
+            return self.connect(need).await;
+        }
+        let are_enough_being_made = self.shelf.spare() > 0;
+        let mut freed = pin!(self.freed());
+        // They are relied on, but not for long, as they may have got stuck.
+        if are_enough_being_made && let Ok(connection) = timeout(self.connector.timeout / 4, &mut freed).await {
+            return Ok(connection);
+        }
+        let (pool, making) = (Rc::clone(self), self.shelf.making());
+        let opening = Box::pin(async move {
+            let _making = making;
+            pool.open(need).await
+        });
+        match select(freed, opening).await {
+            Either::Left((connection, opening)) => {
+                self.keep(opening);
+                Ok(connection)
+            }
+            Either::Right((opened, _)) => opened,
+        }
+    }
+
+    /// The next one that another request has done with, or that is made and whose request had another one meanwhile.
+    async fn freed(&self) -> Connection<B> {
+        let arrival = self.shelf.arrive();
+        loop {
+            let (exclusive, generation) = match self.shelf.take(self.connector.generation()) {
+                Some(idle) => idle,
+                None => self.shelf.next(arrival).await,
+            };
+            if generation >= self.connector.generation() && exclusive.is_ready().await {
+                return self.hand_out(Carrier::Http1(exclusive), Provenance::Freed, generation);
+            }
+        }
+    }
+
+    /// Has a connection that is being made go on, for the next request.
+    fn keep(&self, opening: impl Future<Output = Result<Connection<B>, ConnectError>> + 'static) {
+        if self.shelf.has_room_for_spare() {
+            spawn_local(async move {
+                // Whoever needs one when this fails makes another, and is told of what becomes of that.
+                if let Ok(connection) = opening.await {
+                    connection.give_back();
+                }
+            });
+        }
     }
 
     /// A connection that has not lain idle: a new one, or over HTTP/2 one that is believed to be
@@ -126,11 +182,15 @@ where
             }
             self.open(need).await
         };
-        tokio::time::timeout(self.connector.timeout, shared).await.map_err(|_| ConnectError::Timeout)?
+        self.in_time(shared).await
     }
 
     async fn open(&self, need: Need) -> Result<Connection<B>, ConnectError> {
-        tokio::time::timeout(self.connector.timeout, self.open_anyhow(need)).await.map_err(|_| ConnectError::Timeout)?
+        self.in_time(self.open_anyhow(need)).await
+    }
+
+    async fn in_time<T>(&self, connecting: impl Future<Output = Result<T, ConnectError>>) -> Result<T, ConnectError> {
+        timeout(self.connector.timeout, connecting).await.map_err(|_| ConnectError::Timeout)?
     }
 
     async fn open_anyhow(&self, need: Need) -> Result<Connection<B>, ConnectError> {
@@ -186,6 +246,17 @@ where
                 shelf.sweep();
             }
         }
+    }
+}
+
+impl<B> Exclusive<B> {
+    /// Returns false if the API has closed it, or is busy with an upload that it answered early.
+    async fn is_ready(&self) -> bool {
+        if !self.sender.is_ready() {
+            // The task that drives it may not have had its turn since the last response.
+            tokio::task::yield_now().await;
+        }
+        self.sender.is_ready()
     }
 }
 

@@ -3,13 +3,16 @@
 
 use std::{
     cell::{Cell, RefCell},
+    collections::BTreeMap,
+    pin::Pin,
     rc::Rc,
     sync::Arc,
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use hyper::client::conn::http2;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 use super::{
     carried::{Carried, Outlasting, Streams},
@@ -35,6 +38,11 @@ pub(super) struct Shelf<B> {
     fewest: Cell<usize>,
     /// There are more idle ones than are kept.
     surplus: Notify,
+    /// Requests that wait for one over HTTP/1.1, by their arrival: while there are any, none is idle.
+    queue: RefCell<BTreeMap<u64, oneshot::Sender<Idle<B>>>>,
+    arrivals: Cell<u64>,
+    /// Connections that are being made for those in the queue, or for whoever has left it with another one.
+    making: Rc<Cell<usize>>,
     kept: Kept,
     pub(super) connections: Arc<Connections>,
 }
@@ -84,6 +92,9 @@ impl<B> Shelf<B> {
             sweep: Cell::new(0),
             fewest: Cell::new(0),
             surplus: Notify::new(),
+            queue: RefCell::default(),
+            arrivals: Cell::new(0),
+            making: Rc::default(),
             kept,
             connections,
         }
@@ -101,17 +112,69 @@ impl<B> Shelf<B> {
     pub(super) fn put(&self, carrier: Carrier<B>, generation: u64) {
         // A stream's ticket needs no more than to be dropped.
         let Carrier::Http1(exclusive) = carrier else { return };
+        if !exclusive.sender.is_closed() {
+            self.lay(Idle { exclusive, since_sweep: self.sweep.get(), generation });
+        }
+    }
+
+    fn lay(&self, connection: Idle<B>) {
+        let is_awaited = !self.queue.borrow().is_empty();
+        if is_awaited {
+            return self.hand_to_first(connection);
+        }
         let mut idle = self.idle.borrow_mut();
         let Kept { idle: kept, of_burst } = self.kept;
-        let is_kept = idle.len() < kept || self.connections.open() <= kept + of_burst;
-        if is_kept && !exclusive.sender.is_closed() {
-            idle.push(Idle { exclusive, since_sweep: self.sweep.get(), generation });
+        if idle.len() < kept || self.connections.open() + self.spare() <= kept + of_burst {
+            idle.push(connection);
             self.connections.set_idle(idle.len());
             // The first that is; the rest are seen by whoever was told of it.
             if idle.len() == kept + 1 {
                 self.surplus.notify_one();
             }
         }
+    }
+
+    fn hand_to_first(&self, connection: Idle<B>) {
+        let first = self.queue.borrow_mut().pop_first();
+        let (_, first) = first.expect("somebody waits");
+        // Whoever is in the queue listens, as a place that is dropped leaves it.
+        let _ = first.send(connection);
+    }
+
+    /// Whether any is ever kept.
+    pub(super) fn keeps_any(&self) -> bool {
+        self.kept.idle > 0
+    }
+
+    /// The place of a request in the order of their arrival.
+    pub(super) fn arrive(&self) -> u64 {
+        let arrival = self.arrivals.get();
+        self.arrivals.set(arrival + 1);
+        arrival
+    }
+
+    /// Waits for the next one, behind those who came before. There must be no idle one.
+    pub(super) fn next(&self, arrival: u64) -> Place<'_, B> {
+        let (sender, given) = oneshot::channel();
+        self.queue.borrow_mut().insert(arrival, sender);
+        Place { shelf: self, arrival, given }
+    }
+
+    /// One more is being made, until what is returned is dropped.
+    pub(super) fn making(&self) -> Making {
+        self.making.set(self.making.get() + 1);
+        Making(Rc::clone(&self.making))
+    }
+
+    /// How many more are being made than are waited for.
+    pub(super) fn spare(&self) -> usize {
+        self.making.get().saturating_sub(self.queue.borrow().len())
+    }
+
+    /// Whether those would be kept.
+    pub(super) fn has_room_for_spare(&self) -> bool {
+        let (Kept { idle, of_burst }, spare) = (self.kept, self.spare());
+        self.idle.borrow().len() + spare <= idle || self.connections.open() + spare <= idle + of_burst
     }
 
     pub(super) async fn trims(&self) {
@@ -186,6 +249,42 @@ impl<B> Shelf<B> {
     }
 }
 
+/// A connection that is being made.
+#[derive(Debug)]
+pub(super) struct Making(Rc<Cell<usize>>);
+
+impl Drop for Making {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+/// A place in the queue for a connection. What comes too late for whoever drops it is for the next.
+pub(super) struct Place<'a, B> {
+    shelf: &'a Shelf<B>,
+    arrival: u64,
+    given: oneshot::Receiver<Idle<B>>,
+}
+
+impl<B> Future for Place<'_, B> {
+    /// As of [`Shelf::take`].
+    type Output = (Exclusive<B>, u64);
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let given = ready!(Pin::new(&mut self.given).poll(cx)).expect("nobody leaves the queue without");
+        Poll::Ready((given.exclusive, given.generation))
+    }
+}
+
+impl<B> Drop for Place<'_, B> {
+    fn drop(&mut self) {
+        self.shelf.queue.borrow_mut().remove(&self.arrival);
+        if let Ok(connection) = self.given.try_recv() {
+            self.shelf.lay(connection);
+        }
+    }
+}
+
 impl<B> Multiplexed<B> {
     fn has_room(&self) -> bool {
         self.streams.open() < self.max_streams.get().min(MAX_STREAMS as usize)
@@ -206,6 +305,7 @@ mod tests {
     use std::{rc::Rc, sync::Arc, time::Duration};
 
     use bytes::Bytes;
+    use futures_util::FutureExt as _;
     use http_body_util::Empty;
     use hyper::client::conn::http1;
     use hyper_util::rt::TokioIo;
@@ -328,5 +428,44 @@ mod tests {
             assert_eq!(world.are_open().await, [true; 3]);
         };
         LocalSet::new().run_until(burst).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn there_is_room_for_what_is_made_for_nobody_as_far_as_it_would_be_kept() {
+        let made = async {
+            let mut world = World::of(Kept { idle: 1, of_burst: 2 });
+            let shelf = Rc::clone(&world.shelf);
+            world.return_new(1).await;
+            let in_use = world.take(1);
+            let _made = [shelf.making(), shelf.making()];
+            assert!(shelf.has_room_for_spare());
+            let third = shelf.making();
+            assert!(!shelf.has_room_for_spare());
+            let waits = shelf.next(shelf.arrive());
+            assert!(shelf.has_room_for_spare(), "one of them is for this one");
+            drop((waits, third));
+            world.give_back(in_use);
+            world.return_new(1).await;
+            assert_eq!(world.are_open().await, [true, false], "there are two to come");
+        };
+        LocalSet::new().run_until(made).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn connections_are_for_those_who_wait_the_first_first_and_not_for_whoever_has_left() {
+        let queue = async {
+            let mut world = World::of(Kept { idle: 9, of_burst: 0 });
+            let shelf = Rc::clone(&world.shelf);
+            let [first, leaves, third] = [(); 3].map(|()| shelf.next(shelf.arrive()));
+            drop(leaves);
+            world.return_new(3).await;
+            // What is taken is dropped.
+            assert!(shelf.take(0).is_some() && shelf.take(0).is_none(), "two of three had been waited for");
+            assert!(first.now_or_never().is_some());
+            assert_eq!(world.are_open().await, [false, true, false]);
+            drop(third);
+            assert!(shelf.take(0).is_some(), "it had not been used");
+        };
+        LocalSet::new().run_until(queue).await;
     }
 }

@@ -1,6 +1,7 @@
 //! TLS as it goes wrong and right: whom the sidecar believes, by what it is known, and what it says.
 
 mod api;
+mod queue;
 
 use std::{
     fs,
