@@ -376,8 +376,8 @@ fn refuse_more_files_than_may_be_open(s: &mut Source, config: &Config) {
         config.admin.max_connections + SURPLUS_CONNECTIONS,
         upstream.max_in_flight,
         upstream.pool_max_idle * listen.threads,
-        // What a burst leaves on all threads but the one that has the next.
-        config.kept_of_burst() * (listen.threads - 1),
+        // What a burst leaves, and what is made for it in vain.
+        config.kept_of_burst() * listen.threads,
     ];
     let needed = connections.iter().sum::<usize>() + 4 * listen.threads + OTHER_FILES;
     let permitted = process::max_open_files();

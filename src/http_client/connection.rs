@@ -57,7 +57,7 @@ pub(super) enum Provenance {
     New,
     /// Made for another one, while this one waited.
     Shared,
-    /// Has come free while this one waited for one to be made.
+    /// Has come free, or was made for whoever is next, while this one waited for one of its own.
     Freed,
     /// Has been there.
     Pool,
@@ -90,7 +90,7 @@ impl<B: Body + Unpin + 'static> Connection<B>
 where
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
-    /// Returns true if it was made while the request waited for that: the origin can hardly have tired of it.
+    /// Returns true if it was made for this request, or for those that share it: the origin can hardly have tired of it.
     #[must_use]
     pub fn is_new(&self) -> bool {
         matches!(self.provenance, Provenance::New | Provenance::Shared)

@@ -3,6 +3,7 @@
 //!
 //! A pool belongs to its thread, so that taking and returning a connection needs no lock; a
 //! connection comes back by itself when the response's body has been read to its end and dropped.
+//! Requests that find none over HTTP/1.1 queue for whichever comes first: one that comes back, or a new one.
 
 use std::{
     cell::Cell,
@@ -100,6 +101,8 @@ where
                     return Ok(self.hand_out(Carrier::Http1(exclusive), Provenance::Pool, generation));
                 }
             }
+        } else if let Some(connection) = self.stream(Provenance::Pool) {
+            return Ok(connection);
         }
         // Boxed, as it is large and rare: a request's future is moved about with the room for all that may come. Without its
         // type, as what has a single caller is compiled into it, however large and rare.
@@ -107,14 +110,25 @@ where
     }
 
     async fn freed_or_new(self: &Rc<Self>, need: Need) -> Result<Connection<B>, ConnectError> {
-        if self.speaks(need) != Some(Protocol::Http1) || !self.shelf.keeps_any() {
-            return self.connect(need).await;
-        }
-        let are_enough_being_made = self.shelf.spare() > 0;
-        let mut freed = pin!(self.freed());
-        // They are relied on, but not for long, as they may have got stuck.
-        if are_enough_being_made && let Ok(connection) = timeout(self.connector.timeout / 4, &mut freed).await {
+        if let Some(connection) = self.shared(need).await? {
             return Ok(connection);
+        }
+        if !self.shelf.keeps_any() {
+            return self.open(need).await;
+        }
+        let is_one_made_for_nobody = self.shelf.has_promising_spare();
+        let mut freed = pin!(self.freed());
+        if let Some(connection) = freed.as_mut().now_or_never() {
+            return Ok(connection);
+        }
+        if is_one_made_for_nobody {
+            // It is relied on, but not for long, as it may have got stuck.
+            let is_lost = pin!(timeout(self.connector.timeout / 4, self.shelf.lost.notified()));
+            match select(freed.as_mut(), is_lost).await {
+                Either::Left((connection, _)) => return Ok(connection),
+                Either::Right((Err(_), _)) => self.shelf.despair_of_one(),
+                Either::Right((Ok(()), _)) => {}
+            }
         }
         let (pool, making) = (Rc::clone(self), self.shelf.making());
         let opening = Box::pin(async move {
@@ -147,10 +161,14 @@ where
     /// Has a connection that is being made go on, for the next request.
     fn keep(&self, opening: impl Future<Output = Result<Connection<B>, ConnectError>> + 'static) {
         if self.shelf.has_room_for_spare() {
+            let shelf = Rc::clone(&self.shelf);
             spawn_local(async move {
-                // Whoever needs one when this fails makes another, and is told of what becomes of that.
-                if let Ok(connection) = opening.await {
-                    connection.give_back();
+                match opening.await {
+                    Ok(Connection { carrier: Carrier::Http1(exclusive), generation, .. }) => {
+                        shelf.put_unused(exclusive, generation);
+                    }
+                    // Whoever relied on it makes another, and is told of what becomes of that.
+                    Ok(_) | Err(_) => shelf.lost.notify_waiters(),
                 }
             });
         }
@@ -165,24 +183,38 @@ where
     /// # Cancel safety
     /// Dropping the future closes a connection that was being made.
     pub async fn connect(&self, need: Need) -> Result<Connection<B>, ConnectError> {
-        if self.speaks(need) == Some(Protocol::Http1) {
-            return self.open(need).await;
-        }
-        if let Some((ticket, generation)) = self.shelf.ticket(self.connector.generation()) {
-            return Ok(self.hand_out(Carrier::Http2(ticket), Provenance::Pool, generation));
-        }
-        let shared = async {
-            let turn = self.turns.acquire().await.expect("the semaphore is never closed");
-            // Whoever had the turn before may have made it, or found that there is nothing to share.
-            if let Some((ticket, generation)) = self.shelf.ticket(self.connector.generation()) {
-                return Ok(self.hand_out(Carrier::Http2(ticket), Provenance::Shared, generation));
+        let shared_or_new = async {
+            match self.shared(need).await? {
+                Some(connection) => Ok(connection),
+                None => self.open(need).await,
             }
-            if self.speaks(need) == Some(Protocol::Http1) {
-                drop(turn);
-            }
-            self.open(need).await
         };
-        self.in_time(shared).await
+        self.in_time(shared_or_new).await
+    }
+
+    /// One that others use or will use too, unless the origin turns out to speak HTTP/1.1.
+    async fn shared(&self, need: Need) -> Result<Option<Connection<B>>, ConnectError> {
+        if self.speaks(need) == Some(Protocol::Http1) {
+            return Ok(None);
+        }
+        if let Some(connection) = self.stream(Provenance::Pool) {
+            return Ok(Some(connection));
+        }
+        let _turn = self.turns.acquire().await.expect("the semaphore is never closed");
+        // Whoever had the turn before may have made it, or found that there is nothing to share.
+        if let Some(connection) = self.stream(Provenance::Shared) {
+            return Ok(Some(connection));
+        }
+        if self.speaks(need) == Some(Protocol::Http1) {
+            return Ok(None);
+        }
+        self.open(need).await.map(Some)
+    }
+
+    /// A stream of a connection that others use too.
+    fn stream(&self, provenance: Provenance) -> Option<Connection<B>> {
+        let (ticket, generation) = self.shelf.ticket(self.connector.generation())?;
+        Some(self.hand_out(Carrier::Http2(ticket), provenance, generation))
     }
 
     async fn open(&self, need: Need) -> Result<Connection<B>, ConnectError> {

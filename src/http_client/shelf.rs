@@ -36,13 +36,16 @@ pub(super) struct Shelf<B> {
     sweep: Cell<u64>,
     /// The fewest idle ones since the last trim: so many are of no use.
     fewest: Cell<usize>,
-    /// There are more idle ones than are kept.
+    /// Counts the trims.
+    trim: Cell<u64>,
+    /// There are more idle ones than are kept, or some that no request has used.
     surplus: Notify,
     /// Requests that wait for one over HTTP/1.1, by their arrival: while there are any, none is idle.
     queue: RefCell<BTreeMap<u64, oneshot::Sender<Idle<B>>>>,
     arrivals: Cell<u64>,
-    /// Connections that are being made for those in the queue, or for whoever has left it with another one.
-    making: Rc<Cell<usize>>,
+    making: Rc<InTheMaking>,
+    /// One that was being made for nobody will not come.
+    pub(super) lost: Notify,
     kept: Kept,
     pub(super) connections: Arc<Connections>,
 }
@@ -60,8 +63,18 @@ pub struct Kept {
 struct Idle<B> {
     exclusive: Exclusive<B>,
     since_sweep: u64,
+    /// Before which trim it came here, if it has not served any request.
+    unused_since_trim: Option<u64>,
     /// See [`Link`](super::Link).
     generation: u64,
+}
+
+/// Connections that are being made for those in the queue, or for whoever has left it with another one.
+#[derive(Debug, Default)]
+struct InTheMaking {
+    all: Cell<usize>,
+    /// Of them, those that were relied on in vain.
+    overdue: Cell<usize>,
 }
 
 /// An HTTP/2 connection.
@@ -91,10 +104,12 @@ impl<B> Shelf<B> {
             outlasting: Rc::default(),
             sweep: Cell::new(0),
             fewest: Cell::new(0),
+            trim: Cell::new(0),
             surplus: Notify::new(),
             queue: RefCell::default(),
             arrivals: Cell::new(0),
             making: Rc::default(),
+            lost: Notify::new(),
             kept,
             connections,
         }
@@ -113,8 +128,15 @@ impl<B> Shelf<B> {
         // A stream's ticket needs no more than to be dropped.
         let Carrier::Http1(exclusive) = carrier else { return };
         if !exclusive.sender.is_closed() {
-            self.lay(Idle { exclusive, since_sweep: self.sweep.get(), generation });
+            self.lay(Idle { exclusive, since_sweep: self.sweep.get(), unused_since_trim: None, generation });
         }
+    }
+
+    /// One that has not served any request. Closed soon: an origin may wait less for the first one than for another.
+    pub(super) fn put_unused(&self, exclusive: Exclusive<B>, generation: u64) {
+        let (since_sweep, unused_since_trim) = (self.sweep.get(), Some(self.trim.get()));
+        self.lay(Idle { exclusive, since_sweep, unused_since_trim, generation });
+        self.surplus.notify_one();
     }
 
     fn lay(&self, connection: Idle<B>) {
@@ -162,16 +184,26 @@ impl<B> Shelf<B> {
 
     /// One more is being made, until what is returned is dropped.
     pub(super) fn making(&self) -> Making {
-        self.making.set(self.making.get() + 1);
+        self.making.all.set(self.making.all.get() + 1);
         Making(Rc::clone(&self.making))
     }
 
     /// How many more are being made than are waited for.
-    pub(super) fn spare(&self) -> usize {
-        self.making.get().saturating_sub(self.queue.borrow().len())
+    fn spare(&self) -> usize {
+        self.making.all.get().saturating_sub(self.queue.borrow().len())
     }
 
-    /// Whether those would be kept.
+    /// Whether there is one more of those than were relied on in vain.
+    pub(super) fn has_promising_spare(&self) -> bool {
+        self.spare() > self.making.overdue.get()
+    }
+
+    /// It has not come in time.
+    pub(super) fn despair_of_one(&self) {
+        self.making.overdue.set(self.making.overdue.get() + 1);
+    }
+
+    /// Whether all that are being made for nobody would be kept.
     pub(super) fn has_room_for_spare(&self) -> bool {
         let (Kept { idle, of_burst }, spare) = (self.kept, self.spare());
         self.idle.borrow().len() + spare <= idle || self.connections.open() + spare <= idle + of_burst
@@ -181,18 +213,27 @@ impl<B> Shelf<B> {
         loop {
             self.surplus.notified().await;
             self.fewest.set(self.idle.borrow().len());
-            while self.idle.borrow().len() > self.kept.idle {
+            while self.has_surplus() {
                 tokio::time::sleep(SETTLING).await;
                 self.trim();
             }
         }
     }
 
-    /// Drops the longest idle of those that were of no use since the last trim, down to as many as are kept.
+    fn has_surplus(&self) -> bool {
+        let idle = self.idle.borrow();
+        idle.len() > self.kept.idle || idle.iter().any(|idle| idle.unused_since_trim.is_some())
+    }
+
+    /// Drops the longest idle of those that were of no use since the last trim, down to as many as are kept, and those
+    /// that have not served any request since before it.
     fn trim(&self) {
+        let this = self.trim.get() + 1;
+        self.trim.set(this);
         let mut idle = self.idle.borrow_mut();
         let of_no_use = self.fewest.get().min(idle.len());
         idle.drain(..of_no_use.saturating_sub(self.kept.idle));
+        idle.retain(|idle| idle.unused_since_trim.is_none_or(|since| since + 1 >= this));
         self.fewest.set(idle.len());
         self.connections.set_idle(idle.len());
     }
@@ -251,11 +292,13 @@ impl<B> Shelf<B> {
 
 /// A connection that is being made.
 #[derive(Debug)]
-pub(super) struct Making(Rc<Cell<usize>>);
+pub(super) struct Making(Rc<InTheMaking>);
 
 impl Drop for Making {
     fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
+        let InTheMaking { all, overdue } = &*self.0;
+        all.set(all.get() - 1);
+        overdue.set(overdue.get().min(all.get()));
     }
 }
 
@@ -467,5 +510,37 @@ mod tests {
             assert!(shelf.take(0).is_some(), "it had not been used");
         };
         LocalSet::new().run_until(queue).await;
+    }
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_no_request_uses_soon_is_closed() {
+        let unused = async {
+            let mut world = World::of(Kept { idle: 9, of_burst: 0 });
+            for _ in 0..2 {
+                let Carrier::Http1(exclusive) = world.open().await else { unreachable!("it is opened so") };
+                world.shelf.put_unused(exclusive, 0);
+            }
+            world.give_back(world.take(1));
+            sleep(SETTLING * 9 / 10).await;
+            assert_eq!(world.are_open().await, [true; 2]);
+            sleep(SETTLING * 12 / 10).await;
+            assert_eq!(world.are_open().await, [false, true]);
+            sleep(SETTLING * 3).await;
+            assert_eq!(world.are_open().await, [false, true], "a request has used it");
+        };
+        LocalSet::new().run_until(unused).await;
+    }
+
+    #[test]
+    fn one_that_is_overdue_is_not_relied_on_until_it_is_made() {
+        let shelf = Shelf::<Body>::new(Kept { idle: 9, of_burst: 0 }, Arc::default());
+        let overdue = shelf.making();
+        assert!(shelf.has_promising_spare());
+        shelf.despair_of_one();
+        assert!(!shelf.has_promising_spare());
+        let another = shelf.making();
+        assert!(shelf.has_promising_spare());
+        drop((overdue, another));
+        let _next = shelf.making();
+        assert!(shelf.has_promising_spare());
     }
 }

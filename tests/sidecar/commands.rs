@@ -325,10 +325,8 @@ fn check_refuses_limits_that_the_process_may_not_reach() {
     assert_eq!(code, Some(78));
     assert!(told.starts_with("error: `listen.max_connections` allows too much"), "{told}");
     assert!(told.contains("the process may have 1024") && told.contains("LimitNOFILE"), "{told}");
-    // Each further thread keeps connections, and its share of a burst's; of none that it keeps, none is a burst's.
-    for (threads, idle, needed) in
-        [("1", "64", 2_372), ("4", "64", 2_372 + 3 * (64 + 1_024 / 4 + 4)), ("4", "0", 2_320)]
-    {
+    // All threads together keep a burst's connections, and each some more; of none that they keep, none is a burst's.
+    for (threads, idle, needed) in [("1", "64", 3_396), ("4", "64", 3_396 + 3 * (64 + 4)), ("4", "0", 2_320)] {
         let environment = [("TOKEN_VALET__LISTEN__THREADS", threads), ("TOKEN_VALET__UPSTREAM__POOL_MAX_IDLE", idle)];
         let (_, told) = check_with("1024", &environment);
         assert!(told.contains(&format!("it comes to {needed} open files")), "{threads} threads: {told}");

@@ -3,10 +3,11 @@
 use std::{
     io::{Read, Write},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use serde_json::Value;
 use token_valet::sandbox::Provider;
 
 use super::api::{ALL, Authority, server};
@@ -17,6 +18,8 @@ use crate::{
 };
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+/// Of `connect_timeout`: for so long one that is being made for nobody is relied on.
+const QUARTER: Duration = Duration::from_secs(4);
 /// For what must not happen to happen.
 const A_WHILE: Duration = Duration::from_millis(300);
 
@@ -33,18 +36,17 @@ struct Upstream(StreamOwned<ServerConnection, std::net::TcpStream>);
 
 impl World {
     fn new() -> Self {
-        Self::keeping(64)
+        Self::with("upstream.pool_max_idle", 64)
     }
 
-    /// With so many unused connections at most.
-    fn keeping(idle: i64) -> Self {
+    fn with(name: &str, value: impl Into<Value>) -> Self {
         let (authority, api) = (Authority::new(), RawApi::start());
         let mut config = server(&authority.server(), ALL, None);
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         let url = format!("https://{}", api.address());
         let (provider, sidecar) = api.sidecar(|setup| {
             let setup = setup.set("upstream.url", url).set_file("upstream.ca_file", &authority.pem);
-            setup.set("upstream.connect_timeout", "16s").set("upstream.pool_max_idle", idle)
+            setup.set("upstream.connect_timeout", "16s").set(name, value)
         });
         Self { api, config: Arc::new(config), sidecar, _provider: provider }
     }
@@ -160,13 +162,32 @@ fn a_connection_that_is_not_needed_any_more_and_fails_is_followed_by_another_for
     upstream.answer();
     assert_answered(first);
     upstream.assert_asked("/second");
+    let began = Instant::now();
     let third = world.ask("/third");
     world.assert_begins_none();
     drop(stalled);
-    let mut another = world.shake(world.api.accept());
+    let another = world.api.accept();
+    assert!(began.elapsed() < QUARTER, "it relied on one that had failed");
+    let mut another = world.shake(another);
     another.assert_asked("/third");
     another.answer();
     assert_answered(third);
+    upstream.answer();
+    assert_answered(second);
+}
+
+#[test]
+fn requests_that_wait_to_learn_what_the_api_speaks_take_what_others_have_done_with_once_that_is_http_1() {
+    let world = World::with("upstream.http", "auto");
+    let (first, stalled) = world.begun("/first");
+    let second = world.ask("/second");
+    world.assert_begins_none();
+    let mut upstream = world.shake(stalled);
+    upstream.assert_asked("/first");
+    let _stalled = world.api.accept();
+    upstream.answer();
+    assert_answered(first);
+    upstream.assert_asked("/second");
     upstream.answer();
     assert_answered(second);
 }
@@ -192,7 +213,8 @@ fn a_request_that_has_waited_for_a_connection_goes_out_with_the_newest_token() {
 
 #[test]
 fn a_request_that_is_given_up_takes_the_connection_that_is_made_for_it_along() {
-    let world = World::new();
+    // Longer than anything is waited for here.
+    let world = World::with("upstream.connect_timeout", "60s");
     let (second, mut stalled) = world.begun("/second");
     drop(second);
     let mut hello = Vec::new();
@@ -200,8 +222,31 @@ fn a_request_that_is_given_up_takes_the_connection_that_is_made_for_it_along() {
 }
 
 #[test]
+fn one_connection_that_is_not_made_in_time_holds_up_one_request() {
+    let world = World::new();
+    let (first, mut upstream) = world.asked("/first");
+    let (second, _stuck) = world.begun("/second");
+    upstream.answer();
+    assert_answered(first);
+    upstream.assert_asked("/second");
+    let third = world.ask("/third");
+    world.assert_begins_none();
+    let _stalled = world.api.accept();
+    let began = Instant::now();
+    let (fourth, _stalled_too) = world.begun("/fourth");
+    assert!(began.elapsed() < QUARTER, "it relied on one that had not come for another");
+    upstream.answer();
+    assert_answered(second);
+    for (path, caller) in [("/third", third), ("/fourth", fourth)] {
+        upstream.assert_asked(path);
+        upstream.answer();
+        assert_answered(caller);
+    }
+}
+
+#[test]
 fn where_none_is_kept_each_request_has_a_connection_of_its_own() {
-    let world = World::keeping(0);
+    let world = World::with("upstream.pool_max_idle", 0);
     let (first, mut upstream) = world.asked("/first");
     let (second, stalled) = world.begun("/second");
     upstream.answer();
