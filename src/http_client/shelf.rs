@@ -511,6 +511,7 @@ mod tests {
         };
         LocalSet::new().run_until(queue).await;
     }
+
     #[tokio::test(start_paused = true)]
     async fn a_connection_that_no_request_uses_soon_is_closed() {
         let unused = async {
