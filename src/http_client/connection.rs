@@ -270,11 +270,6 @@ impl<B> Body for PooledBody<B> {
 }
 
 impl<B> Connection<B> {
-    /// Gives it back to its pool, for the next request.
-    pub(super) fn give_back(self) {
-        self.home.put(self.carrier, self.generation);
-    }
-
     fn driver(&self) -> Option<&DriverWaker> {
         match &self.carrier {
             Carrier::Http1(exclusive) => Some(&exclusive.driver),
@@ -293,7 +288,7 @@ impl<B> PooledBody<B> {
         // After an answer by HTTP/1.0 hyper would send requests by it too, those without a length without their bodies.
         let connection = self.connection.take().filter(|_| self.received.version() > Version::HTTP_10);
         if let Some(connection) = connection {
-            connection.give_back();
+            connection.home.put(connection.carrier, connection.generation);
         }
     }
 }

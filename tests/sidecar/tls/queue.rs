@@ -77,6 +77,16 @@ impl World {
         (caller, self.api.accept())
     }
 
+    /// Has a request under way at the API, and another connection begun that it does not need any more.
+    fn with_one_made_for_nobody(&self) -> ((Connection, Upstream), Connection) {
+        let (first, mut upstream) = self.asked("/first");
+        let (second, stalled) = self.begun("/second");
+        upstream.answer();
+        assert_answered(first);
+        upstream.assert_asked("/second");
+        ((second, upstream), stalled)
+    }
+
     #[track_caller]
     fn assert_begins_none(&self) {
         holds_for(A_WHILE, "no other connection", || self.api.accepted().is_none());
@@ -138,11 +148,7 @@ fn requests_take_what_others_have_done_with_before_their_own_is_made_the_first_f
 #[test]
 fn a_connection_that_is_not_needed_any_more_is_made_for_those_who_come_next() {
     let world = World::new();
-    let (first, mut upstream) = world.asked("/first");
-    let (second, stalled) = world.begun("/second");
-    upstream.answer();
-    assert_answered(first);
-    upstream.assert_asked("/second");
+    let ((second, mut upstream), stalled) = world.with_one_made_for_nobody();
     let third = world.ask("/third");
     world.assert_begins_none();
     let mut stalled = world.shake(stalled);
@@ -157,11 +163,7 @@ fn a_connection_that_is_not_needed_any_more_is_made_for_those_who_come_next() {
 #[test]
 fn a_connection_that_is_not_needed_any_more_and_fails_is_followed_by_another_for_those_who_wait() {
     let world = World::new();
-    let (first, mut upstream) = world.asked("/first");
-    let (second, stalled) = world.begun("/second");
-    upstream.answer();
-    assert_answered(first);
-    upstream.assert_asked("/second");
+    let ((second, mut upstream), stalled) = world.with_one_made_for_nobody();
     let began = Instant::now();
     let third = world.ask("/third");
     world.assert_begins_none();
@@ -224,11 +226,7 @@ fn a_request_that_is_given_up_takes_the_connection_that_is_made_for_it_along() {
 #[test]
 fn one_connection_that_is_not_made_in_time_holds_up_one_request() {
     let world = World::new();
-    let (first, mut upstream) = world.asked("/first");
-    let (second, _stuck) = world.begun("/second");
-    upstream.answer();
-    assert_answered(first);
-    upstream.assert_asked("/second");
+    let ((second, mut upstream), _stuck) = world.with_one_made_for_nobody();
     let third = world.ask("/third");
     world.assert_begins_none();
     let _stalled = world.api.accept();
